@@ -1,0 +1,1 @@
+//! The HTTP surface (axum): routes, auth, problem+json. Never touches a tensor.

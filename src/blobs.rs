@@ -1,0 +1,1 @@
+//! Output bytes over `object_store`, named by unguessable capability paths.

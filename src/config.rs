@@ -1,0 +1,1 @@
+//! Every setting, its default and its validation: flags over environment over file.

@@ -1,0 +1,7 @@
+//! The mathematics: text encoders, UNet, VAE, samplers, noise, guidance. Tensors in, tensors out; no I/O, no clock.
+
+pub mod noise;
+pub mod sampler;
+pub mod text;
+pub mod unet;
+pub mod vae;

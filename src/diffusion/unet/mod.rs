@@ -1,0 +1,1 @@
+//! UNet2DConditionModel: one timestep per row, cross-attention keys and values computed once per prompt.

@@ -1,0 +1,1 @@
+//! Durable truth and the queue. The only room that contains SQL.

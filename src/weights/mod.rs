@@ -1,0 +1,1 @@
+//! Model manifests to files (hub download, local directory, built in) to tensors.
