@@ -1,0 +1,4 @@
+//! Integration tests by theme, linked once.
+#![allow(clippy::unwrap_used)]
+
+mod arrows;
