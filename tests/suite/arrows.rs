@@ -10,7 +10,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("store", &["domain"]),
     ("blobs", &["domain"]),
-    ("api", &["domain", "store", "blobs", "config", "web"]),
+    ("api", &["domain", "store", "blobs"]),
     ("web", &["api", "domain"]),
     ("fetch", &[]),
     ("webhooks", &["store", "fetch", "domain"]),
