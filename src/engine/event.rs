@@ -29,10 +29,7 @@ pub enum Event {
 impl Event {
     /// Whether no further event of this job follows.
     pub fn is_last(&self) -> bool {
-        matches!(
-            self,
-            Event::Finished { .. } | Event::Failed(_) | Event::Canceled
-        )
+        matches!(self, Event::Finished { .. } | Event::Failed(_) | Event::Canceled)
     }
 }
 
@@ -66,9 +63,7 @@ impl Failure {
     pub fn disposition(&self) -> Disposition {
         match self {
             Failure::Stopped => Disposition::Requeue,
-            Failure::Refused(_) | Failure::OutOfMemory { .. } | Failure::Network { .. } => {
-                Disposition::Final
-            }
+            Failure::Refused(_) | Failure::OutOfMemory { .. } | Failure::Network { .. } => Disposition::Final,
         }
     }
 

@@ -29,11 +29,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions {
-            max_rows: 16,
-            max_jobs: 64,
-            memory_limit: None,
-        }
+        EngineOptions { max_rows: 16, max_jobs: 64, memory_limit: None }
     }
 }
 
@@ -66,15 +62,9 @@ pub struct EngineHandle {
 impl EngineHandle {
     /// Hands over a job. Its events come in the order `Started`, `Step`…, `Picture`…, then exactly one of `Finished`,
     /// `Failed` and `Canceled`; a job that never started has only the last.
-    pub fn submit(
-        &self,
-        job: Job,
-        events: impl FnMut(Event) + Send + 'static,
-    ) -> Result<(), SubmitError> {
+    pub fn submit(&self, job: Job, events: impl FnMut(Event) + Send + 'static) -> Result<(), SubmitError> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        self.commands
-            .send(Command::Submit(Box::new(job), Box::new(events)))
-            .map_err(|_| SubmitError::Stopped)
+        self.commands.send(Command::Submit(Box::new(job), Box::new(events))).map_err(|_| SubmitError::Stopped)
     }
 
     /// Ends the job of this id before its next step, with `Canceled`. An unknown id is ignored.

@@ -79,11 +79,7 @@ pub trait Network: Send + 'static {
     }
 
     /// One UNet call for rows of one shape: the guided model output `[C, H, W]` of each, in their order.
-    fn denoise(
-        &mut self,
-        shape: LatentShape,
-        rows: &[Row<'_, Self::Prompt>],
-    ) -> Result<Vec<Vec<f32>>, Fault>;
+    fn denoise(&mut self, shape: LatentShape, rows: &[Row<'_, Self::Prompt>]) -> Result<Vec<Vec<f32>>, Fault>;
 
     /// One picture from finished latents `[C, H, W]`.
     fn decode(&mut self, shape: LatentShape, latents: &[f32]) -> Result<image::RgbImage, Fault>;
