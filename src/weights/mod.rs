@@ -1,1 +1,13 @@
 //! Model manifests to files (hub download, local directory, built in) to tensors.
+//!
+//! Owns the checkpoint's layout (diffusers directories), the reading of safetensors and the names that tensors had
+//! in older releases. Does not know what a UNet is, reads no environment variable and never unpickles anything.
+
+mod checkpoint;
+mod error;
+mod names;
+mod tensor_file;
+mod tensors;
+
+pub use checkpoint::Checkpoint;
+pub use error::WeightsError;
