@@ -44,15 +44,11 @@ impl Checkpoint {
         if !directory.join("model_index.json").is_file() {
             return Err(WeightsError::NotDiffusers { path });
         }
-        Ok(Checkpoint {
-            place: Place::Directory(path),
-        })
+        Ok(Checkpoint { place: Place::Directory(path) })
     }
 
     pub(super) fn embedded(name: &'static str, files: Embedded) -> Checkpoint {
-        Checkpoint {
-            place: Place::Embedded { name, files },
-        }
+        Checkpoint { place: Place::Embedded { name, files } }
     }
 
     /// Where the checkpoint is, for people: a directory, or the built-in model's name.
@@ -86,14 +82,9 @@ impl Checkpoint {
             Place::Directory(directory) => match std::fs::read(directory.join(path)) {
                 Ok(bytes) => Ok(Cow::Owned(bytes)),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    Err(WeightsError::MissingFile {
-                        path: self.shown(path),
-                    })
+                    Err(WeightsError::MissingFile { path: self.shown(path) })
                 }
-                Err(source) => Err(WeightsError::Read {
-                    path: self.shown(path),
-                    source,
-                }),
+                Err(source) => Err(WeightsError::Read { path: self.shown(path), source }),
             },
         }
     }
@@ -101,10 +92,7 @@ impl Checkpoint {
     /// A JSON file, such as `unet/config.json`, as `T`.
     pub fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, WeightsError> {
         let bytes = self.bytes(path)?;
-        serde_json::from_slice(&bytes).map_err(|source| WeightsError::Json {
-            path: self.shown(path),
-            source,
-        })
+        serde_json::from_slice(&bytes).map_err(|source| WeightsError::Json { path: self.shown(path), source })
     }
 
     /// The weights in a folder, such as `unet`, as `dtype` on `device`. Tensors are read when they are asked for.
@@ -112,35 +100,23 @@ impl Checkpoint {
     /// # Errors
     /// When there are none, only pickled ones, or damaged ones. A missing tensor or one of another shape is an error
     /// of the builder's `get` that names the file and the tensor.
-    pub fn tensors(
-        &self,
-        folder: &str,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<VarBuilder<'static>, WeightsError> {
+    pub fn tensors(&self, folder: &str, dtype: DType, device: &Device) -> Result<VarBuilder<'static>, WeightsError> {
         let backend: Box<dyn SimpleBackend> = Box::new(TensorFiles::open(self, folder)?);
         Ok(VarBuilder::new_with_args(backend, dtype, device))
     }
 
     pub(super) fn tensor_file(&self, path: &str) -> Result<TensorFile, WeightsError> {
         match &self.place {
-            Place::Embedded { .. } => {
-                TensorFile::embedded(self.shown(path), self.embedded_bytes(path)?)
-            }
+            Place::Embedded { .. } => TensorFile::embedded(self.shown(path), self.embedded_bytes(path)?),
             Place::Directory(directory) => TensorFile::map(&directory.join(path)),
         }
     }
 
     fn embedded_bytes(&self, path: &str) -> Result<&'static [u8], WeightsError> {
         let Place::Embedded { files, .. } = &self.place else {
-            return Err(WeightsError::MissingFile {
-                path: self.shown(path),
-            });
+            return Err(WeightsError::MissingFile { path: self.shown(path) });
         };
         let file = files.iter().find(|(name, _)| *name == path);
-        file.map(|(_, bytes)| *bytes)
-            .ok_or_else(|| WeightsError::MissingFile {
-                path: self.shown(path),
-            })
+        file.map(|(_, bytes)| *bytes).ok_or_else(|| WeightsError::MissingFile { path: self.shown(path) })
     }
 }

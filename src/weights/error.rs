@@ -17,15 +17,9 @@ pub enum WeightsError {
     #[error("{path}: no such file in the checkpoint")]
     MissingFile { path: String },
     #[error("{path}: {source}")]
-    Read {
-        path: String,
-        source: std::io::Error,
-    },
+    Read { path: String, source: std::io::Error },
     #[error("{path}: not the JSON that was expected: {source}")]
-    Json {
-        path: String,
-        source: serde_json::Error,
-    },
+    Json { path: String, source: serde_json::Error },
     #[error("{folder}: no safetensors weights (looked for {looked_for})")]
     NoWeights { folder: String, looked_for: String },
     #[error(
@@ -34,36 +28,17 @@ pub enum WeightsError {
     )]
     Pickle { path: String },
     #[error("{index}: tensor {tensor} is said to be in {shard:?}, which is not a file name")]
-    ShardName {
-        index: String,
-        tensor: String,
-        shard: String,
-    },
+    ShardName { index: String, tensor: String, shard: String },
     #[error("{path}: not a sound safetensors file: {reason}")]
     Damaged { path: String, reason: String },
-    #[error(
-        "{path}: the file ends inside tensor {tensor}: {missing} bytes are missing (was its download cut short?)"
-    )]
-    Truncated {
-        path: String,
-        tensor: String,
-        missing: u64,
-    },
+    #[error("{path}: the file ends inside tensor {tensor}: {missing} bytes are missing (was its download cut short?)")]
+    Truncated { path: String, tensor: String, missing: u64 },
     #[error("{path}: tensor {tensor} is missing")]
     MissingTensor { path: String, tensor: String },
     #[error("{path}: tensor {tensor} has shape {found:?}, expected {expected:?}")]
-    Shape {
-        path: String,
-        tensor: String,
-        expected: Vec<usize>,
-        found: Vec<usize>,
-    },
+    Shape { path: String, tensor: String, expected: Vec<usize>, found: Vec<usize> },
     #[error("{path}: tensor {tensor} is stored as {stored}; only F32, F16 and BF16 are read")]
-    Dtype {
-        path: String,
-        tensor: String,
-        stored: String,
-    },
+    Dtype { path: String, tensor: String, stored: String },
 }
 
 impl From<WeightsError> for candle_core::Error {

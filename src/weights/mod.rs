@@ -3,6 +3,7 @@
 //! Owns the checkpoint's layout (diffusers directories), the reading of safetensors and the names that tensors had
 //! in older releases. Does not know what a UNet is, reads no environment variable and never unpickles anything.
 
+mod builtin;
 mod checkpoint;
 mod error;
 mod names;

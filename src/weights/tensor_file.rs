@@ -48,10 +48,7 @@ impl TensorFile {
     /// Maps the file. Costs the header only; the data are paged in as tensors are read.
     pub fn map(path: &Path) -> Result<TensorFile, WeightsError> {
         let shown = path.display().to_string();
-        let read = |source| WeightsError::Read {
-            path: shown.clone(),
-            source,
-        };
+        let read = |source| WeightsError::Read { path: shown.clone(), source };
         let file = File::open(path).map_err(read)?;
         // SAFETY: the map is read-only and is only ever looked at as plain bytes. As with every mapped file, the
         // system ends the process if somebody truncates the file while it is being read.
@@ -65,26 +62,15 @@ impl TensorFile {
     }
 
     fn new(path: String, bytes: Bytes) -> Result<TensorFile, WeightsError> {
-        let (header, metadata) = SafeTensors::read_metadata(bytes.as_slice())
-            .map_err(|e| unsound(&path, bytes.as_slice(), e))?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(bytes.as_slice()).map_err(|e| unsound(&path, bytes.as_slice(), e))?;
         let start = LENGTH_FIELD + header;
         let entries = metadata.tensors().into_iter().map(|(name, info)| {
             let (from, to) = info.data_offsets;
-            (
-                name,
-                Entry {
-                    stored: info.dtype,
-                    shape: info.shape.clone(),
-                    range: start + from..start + to,
-                },
-            )
+            (name, Entry { stored: info.dtype, shape: info.shape.clone(), range: start + from..start + to })
         });
         let entries = entries.collect();
-        Ok(TensorFile {
-            path,
-            bytes,
-            entries,
-        })
+        Ok(TensorFile { path, bytes, entries })
     }
 
     pub fn path(&self) -> &str {
@@ -95,10 +81,6 @@ impl TensorFile {
         self.entries.contains_key(name)
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
-    }
-
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.entries.get(name).map(|e| e.shape.as_slice())
     }
@@ -106,33 +88,19 @@ impl TensorFile {
     /// The tensor of this name in `dtype` on `device`.
     pub fn read(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         let Some(entry) = self.entries.get(name) else {
-            return Err(WeightsError::MissingTensor {
-                path: self.path.clone(),
-                tensor: name.to_string(),
-            }
-            .into());
+            return Err(WeightsError::MissingTensor { path: self.path.clone(), tensor: name.to_string() }.into());
         };
         let data = &self.bytes.as_slice()[entry.range.clone()];
         let shape = entry.shape.as_slice();
         let tensor = match (entry.stored, dtype, device) {
             (Dtype::F32, ..) => Tensor::from_slice(&typed::<f32>(data), shape, device)?,
-            (Dtype::F16, DType::F32, Device::Cpu) => {
-                Tensor::from_vec(widened::<f16>(data), shape, device)?
-            }
-            (Dtype::BF16, DType::F32, Device::Cpu) => {
-                Tensor::from_vec(widened::<bf16>(data), shape, device)?
-            }
+            (Dtype::F16, DType::F32, Device::Cpu) => Tensor::from_vec(widened::<f16>(data), shape, device)?,
+            (Dtype::BF16, DType::F32, Device::Cpu) => Tensor::from_vec(widened::<bf16>(data), shape, device)?,
             (Dtype::F16, ..) => Tensor::from_slice(&typed::<f16>(data), shape, device)?,
             (Dtype::BF16, ..) => Tensor::from_slice(&typed::<bf16>(data), shape, device)?,
             (stored, ..) => {
-                let (path, tensor, stored) =
-                    (self.path.clone(), name.to_string(), format!("{stored:?}"));
-                return Err(WeightsError::Dtype {
-                    path,
-                    tensor,
-                    stored,
-                }
-                .into());
+                let (path, tensor, stored) = (self.path.clone(), name.to_string(), format!("{stored:?}"));
+                return Err(WeightsError::Dtype { path, tensor, stored }.into());
             }
         };
         self.release(entry);
@@ -147,9 +115,7 @@ impl TensorFile {
             let (offset, len) = (entry.range.start, entry.range.len());
             // SAFETY: a read-only map of a file has no changes to lose: dropped pages come back with the same bytes.
             // Failure is harmless: the advice is only about memory use.
-            let _ = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len)
-            };
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len) };
         }
         #[cfg(not(unix))]
         let _ = entry;
@@ -189,10 +155,7 @@ fn typed<T: Plain>(data: &[u8]) -> std::borrow::Cow<'_, [T]> {
             return numbers.into();
         }
     }
-    data.chunks_exact(T::SIZE)
-        .map(T::from_le)
-        .collect::<Vec<T>>()
-        .into()
+    data.chunks_exact(T::SIZE).map(T::from_le).collect::<Vec<T>>().into()
 }
 
 fn widened<T: Plain>(data: &[u8]) -> Vec<f32>
@@ -210,20 +173,14 @@ fn unsound(path: &str, bytes: &[u8], error: SafeTensorError) -> WeightsError {
     let path = path.to_string();
     if let SafeTensorError::MetadataIncompleteBuffer = error {
         if let Some((tensor, missing)) = first_cut_tensor(bytes) {
-            return WeightsError::Truncated {
-                path,
-                tensor,
-                missing,
-            };
+            return WeightsError::Truncated { path, tensor, missing };
         }
         let reason = "it holds more bytes than its header describes".to_string();
         return WeightsError::Damaged { path, reason };
     }
     let reason = match error {
         SafeTensorError::HeaderTooSmall => format!("it holds only {} bytes", bytes.len()),
-        SafeTensorError::InvalidHeaderLength => {
-            "it ends inside its header (was its download cut short?)".to_string()
-        }
+        SafeTensorError::InvalidHeaderLength => "it ends inside its header (was its download cut short?)".to_string(),
         other => other.to_string(),
     };
     WeightsError::Damaged { path, reason }
@@ -237,10 +194,7 @@ fn first_cut_tensor(bytes: &[u8]) -> Option<(String, u64)> {
         serde_json::from_slice(bytes.get(LENGTH_FIELD..end)?).ok()?;
     let held = (bytes.len() - end) as u64;
     let ends = |info: &serde_json::Value| info.get("data_offsets")?.get(1)?.as_u64();
-    let mut ends: Vec<(u64, &String)> = header
-        .iter()
-        .filter_map(|(name, info)| Some((ends(info)?, name)))
-        .collect();
+    let mut ends: Vec<(u64, &String)> = header.iter().filter_map(|(name, info)| Some((ends(info)?, name))).collect();
     ends.sort();
     let total = ends.last()?.0;
     let (_, tensor) = ends.into_iter().find(|(end, _)| *end > held)?;

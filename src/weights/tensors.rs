@@ -42,33 +42,18 @@ impl TensorFiles {
                 true => shards(checkpoint, folder, &path)?,
                 false => vec![checkpoint.tensor_file(&path)?],
             };
-            return Ok(TensorFiles {
-                folder: shown,
-                files,
-            });
+            return Ok(TensorFiles { folder: shown, files });
         }
-        for (stem, extension) in STEMS
-            .iter()
-            .chain(&["pytorch_model"])
-            .flat_map(|s| PICKLES.map(|e| (s, e)))
-        {
-            for name in [
-                format!("{stem}.{extension}"),
-                format!("{stem}.fp16.{extension}"),
-            ] {
+        for (stem, extension) in STEMS.iter().chain(&["pytorch_model"]).flat_map(|s| PICKLES.map(|e| (s, e))) {
+            for name in [format!("{stem}.{extension}"), format!("{stem}.fp16.{extension}")] {
                 let path = format!("{folder}/{name}");
                 if checkpoint.exists(&path) {
-                    return Err(WeightsError::Pickle {
-                        path: checkpoint.shown(&path),
-                    });
+                    return Err(WeightsError::Pickle { path: checkpoint.shown(&path) });
                 }
             }
         }
         let looked_for = candidates().collect::<Vec<_>>().join(", ");
-        Err(WeightsError::NoWeights {
-            folder: shown,
-            looked_for,
-        })
+        Err(WeightsError::NoWeights { folder: shown, looked_for })
     }
 
     /// The file that holds the tensor, and the name it has there.
@@ -85,10 +70,7 @@ impl TensorFiles {
             [file] => file.path().to_string(),
             _ => self.folder.clone(),
         };
-        Ok(self.find(name).ok_or_else(|| WeightsError::MissingTensor {
-            path,
-            tensor: name.to_string(),
-        })?)
+        Ok(self.find(name).ok_or_else(|| WeightsError::MissingTensor { path, tensor: name.to_string() })?)
     }
 }
 
@@ -106,38 +88,23 @@ fn candidates() -> impl Iterator<Item = String> {
 }
 
 /// Every file that a sharded index names, each opened once, each holding the tensors that the index says.
-fn shards(
-    checkpoint: &Checkpoint,
-    folder: &str,
-    index: &str,
-) -> Result<Vec<TensorFile>, WeightsError> {
+fn shards(checkpoint: &Checkpoint, folder: &str, index: &str) -> Result<Vec<TensorFile>, WeightsError> {
     let map = checkpoint.json::<Index>(index)?.weight_map;
     let mut files: BTreeMap<&str, TensorFile> = BTreeMap::new();
     for (tensor, shard) in &map {
         if shard.contains(['/', '\\']) || !shard.ends_with(".safetensors") {
             let (index, tensor, shard) = (checkpoint.shown(index), tensor.clone(), shard.clone());
-            return Err(
-                match PICKLES.iter().any(|e| shard.ends_with(&format!(".{e}"))) {
-                    true => WeightsError::Pickle {
-                        path: format!("{}/{shard}", checkpoint.shown(folder)),
-                    },
-                    false => WeightsError::ShardName {
-                        index,
-                        tensor,
-                        shard,
-                    },
-                },
-            );
+            return Err(match PICKLES.iter().any(|e| shard.ends_with(&format!(".{e}"))) {
+                true => WeightsError::Pickle { path: format!("{}/{shard}", checkpoint.shown(folder)) },
+                false => WeightsError::ShardName { index, tensor, shard },
+            });
         }
         if !files.contains_key(shard.as_str()) {
             files.insert(shard, checkpoint.tensor_file(&format!("{folder}/{shard}"))?);
         }
         let file = &files[shard.as_str()];
         if !file.contains(tensor) {
-            return Err(WeightsError::MissingTensor {
-                path: file.path().to_string(),
-                tensor: tensor.clone(),
-            });
+            return Err(WeightsError::MissingTensor { path: file.path().to_string(), tensor: tensor.clone() });
         }
     }
     Ok(files.into_values().collect())
@@ -155,28 +122,13 @@ impl SimpleBackend for TensorFiles {
         let (file, stored) = self.located(name)?;
         let found = file.shape(&stored).unwrap_or_default();
         if found != shape.dims() {
-            let (path, expected, found) = (
-                file.path().to_string(),
-                shape.dims().to_vec(),
-                found.to_vec(),
-            );
-            return Err(WeightsError::Shape {
-                path,
-                tensor: stored,
-                expected,
-                found,
-            }
-            .into());
+            let (path, expected, found) = (file.path().to_string(), shape.dims().to_vec(), found.to_vec());
+            return Err(WeightsError::Shape { path, tensor: stored, expected, found }.into());
         }
         file.read(&stored, dtype, device)
     }
 
-    fn get_unchecked(
-        &self,
-        name: &str,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         let (file, stored) = self.located(name)?;
         file.read(&stored, dtype, device)
     }
