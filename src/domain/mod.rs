@@ -1,6 +1,19 @@
 //! Plain data and rules: predictions and their transitions, typed inputs and field errors, model manifests.
 //! Knows nothing of HTTP, SQL or tensors.
 
+mod catalog;
+mod id;
+mod input;
+mod manifest;
+mod prediction;
 mod scheduler;
 
+pub use catalog::{Catalog, Resolved};
+pub use id::new_prediction_id;
+pub use input::{FieldError, Input, json_type};
+pub use manifest::{
+    InputTable, Integers, ManifestError, ModelManifest, Names, Numbers, Sizes, Source, Text,
+    Version,
+};
+pub use prediction::{INTERRUPTED, Metrics, Prediction, Status};
 pub use scheduler::{NoiseSource, Scheduler};
