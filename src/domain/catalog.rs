@@ -25,11 +25,8 @@ pub struct Resolved<'a> {
 impl Catalog {
     /// Serves `served`; of `known`, those it stands in for lend their versions and tables.
     pub fn new(served: ModelManifest, known: &[ModelManifest]) -> Catalog {
-        let stood_in = known
-            .iter()
-            .filter(|m| m.name != served.name && served.stands_in_for.contains(&m.name))
-            .cloned()
-            .collect();
+        let stood_in =
+            known.iter().filter(|m| m.name != served.name && served.stands_in_for.contains(&m.name)).cloned().collect();
         Catalog { served, stood_in }
     }
 
@@ -41,17 +38,13 @@ impl Catalog {
     /// Finds a version by `id`, `owner/name:id` or `owner/name`.
     pub fn resolve(&self, reference: &str) -> Option<Resolved<'_>> {
         if !reference.contains('/') {
-            return self
-                .answering()
-                .find_map(|model| self.pick(model, |v| v.id == reference));
+            return self.answering().find_map(|model| self.pick(model, |v| v.id == reference));
         }
         let (name, version) = match reference.split_once(':') {
             Some((name, version)) => (name, Some(version)),
             None => (reference, None),
         };
-        let model = self
-            .answering()
-            .find(|m| m.name.eq_ignore_ascii_case(name))?;
+        let model = self.answering().find(|m| m.name.eq_ignore_ascii_case(name))?;
         self.pick(model, |v| version.is_none_or(|wanted| v.id == wanted))
     }
 
@@ -59,11 +52,7 @@ impl Catalog {
         std::iter::once(&self.served).chain(&self.stood_in)
     }
 
-    fn pick<'a>(
-        &self,
-        model: &'a ModelManifest,
-        wanted: impl Fn(&Version) -> bool,
-    ) -> Option<Resolved<'a>> {
+    fn pick<'a>(&self, model: &'a ModelManifest, wanted: impl Fn(&Version) -> bool) -> Option<Resolved<'a>> {
         let version = model.versions.iter().find(|v| wanted(v))?;
         Some(Resolved {
             model: &model.name,
@@ -82,14 +71,8 @@ mod tests {
     fn manifest(name: &str, ids: &[&str], stands_in_for: &[&str]) -> ModelManifest {
         let mut manifest = ModelManifest::of_directory("/x".into());
         manifest.name = name.to_string();
-        manifest.versions = ids
-            .iter()
-            .map(|id| Version {
-                id: id.to_string(),
-                created_at: None,
-                input: None,
-            })
-            .collect();
+        manifest.versions =
+            ids.iter().map(|id| Version { id: id.to_string(), created_at: None, input: None }).collect();
         manifest.stands_in_for = stands_in_for.iter().map(|s| s.to_string()).collect();
         manifest
     }
@@ -98,34 +81,15 @@ mod tests {
     fn all_forms_of_a_reference() {
         let catalog = Catalog::new(
             manifest("stablehand/shapes", &["aa"], &["s/sd"]),
-            &[
-                manifest("s/sd", &["bb", "cc"], &[]),
-                manifest("s/other", &["dd"], &[]),
-            ],
+            &[manifest("s/sd", &["bb", "cc"], &[]), manifest("s/other", &["dd"], &[])],
         );
-        let found = |reference| {
-            catalog
-                .resolve(reference)
-                .map(|r| (r.model, r.version, r.stands_in))
-        };
+        let found = |reference| catalog.resolve(reference).map(|r| (r.model, r.version, r.stands_in));
         assert_eq!(found("aa"), Some(("stablehand/shapes", "aa", false)));
         assert_eq!(found("cc"), Some(("s/sd", "cc", true)));
         assert_eq!(found("s/sd"), Some(("s/sd", "bb", true)));
         assert_eq!(found("S/SD:cc"), Some(("s/sd", "cc", true)));
-        assert_eq!(
-            found("stablehand/shapes"),
-            Some(("stablehand/shapes", "aa", false))
-        );
-        for unknown in [
-            "dd",
-            "s/other",
-            "s/sd:aa",
-            "s/sd:",
-            "",
-            "/",
-            ":",
-            "s/sd:bb:cc",
-        ] {
+        assert_eq!(found("stablehand/shapes"), Some(("stablehand/shapes", "aa", false)));
+        for unknown in ["dd", "s/other", "s/sd:aa", "s/sd:", "", "/", ":", "s/sd:bb:cc"] {
             assert_eq!(found(unknown), None, "{unknown}");
         }
     }

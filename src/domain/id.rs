@@ -10,10 +10,7 @@ pub fn new_prediction_id() -> String {
 
 /// 128 bits as 26 characters, most significant first.
 fn encode(number: u128) -> String {
-    (0..26)
-        .rev()
-        .map(|place| char::from(ALPHABET[(number >> (5 * place)) as usize & 31]))
-        .collect()
+    (0..26).rev().map(|place| char::from(ALPHABET[(number >> (5 * place)) as usize & 31])).collect()
 }
 
 #[cfg(test)]

@@ -23,24 +23,13 @@ pub struct FieldError {
 impl FieldError {
     /// `name` is missing from `parent`.
     pub fn required(parent: &str, name: &str) -> FieldError {
-        FieldError {
-            kind: "required",
-            field: parent.to_string(),
-            description: format!("{name} is required"),
-        }
+        FieldError { kind: "required", field: parent.to_string(), description: format!("{name} is required") }
     }
 
     /// `field` has the wrong JSON type.
     pub fn invalid_type(field: &str, expected: &str, given: &Value) -> FieldError {
-        let description = format!(
-            "Invalid type. Expected: {expected}, given: {}",
-            json_type(given)
-        );
-        FieldError {
-            kind: "invalid_type",
-            field: field.to_string(),
-            description,
-        }
+        let description = format!("Invalid type. Expected: {expected}, given: {}", json_type(given));
+        FieldError { kind: "invalid_type", field: field.to_string(), description }
     }
 
     /// The body has a key that does not belong there.
@@ -88,10 +77,7 @@ pub struct Input {
 impl Input {
     /// Reads `input`, or lists everything that is wrong with it.
     pub fn parse(table: &InputTable, input: &Map<String, Value>) -> Result<Input, Vec<FieldError>> {
-        let mut reader = Reader {
-            input,
-            errors: Vec::new(),
-        };
+        let mut reader = Reader { input, errors: Vec::new() };
         let parsed = Input {
             prompt: reader.text("prompt", &table.prompt).unwrap_or_default(),
             height: reader.size("height", &table.height),
@@ -104,11 +90,7 @@ impl Input {
             seed: reader.seed("seed"),
             noise: NoiseSource::default(),
         };
-        if reader.errors.is_empty() {
-            Ok(parsed)
-        } else {
-            Err(reader.errors)
-        }
+        if reader.errors.is_empty() { Ok(parsed) } else { Err(reader.errors) }
     }
 
     /// Why the model refuses to draw this although each field is in bounds: Replicate's predictor fails such a
@@ -121,9 +103,7 @@ impl Input {
             786_432 => "1024x768 or 768x1024 pixels".to_string(),
             pixels => format!("{pixels} pixels in all"),
         };
-        Some(format!(
-            "Maximum size is {limit}, because of memory limits. Please select a lower width or height."
-        ))
+        Some(format!("Maximum size is {limit}, because of memory limits. Please select a lower width or height."))
     }
 }
 
@@ -139,29 +119,17 @@ impl Reader<'_> {
     }
 
     fn wrong(&mut self, kind: &'static str, name: &str, description: String) {
-        self.errors.push(FieldError {
-            kind,
-            field: format!("input.{name}"),
-            description,
-        });
+        self.errors.push(FieldError { kind, field: format!("input.{name}"), description });
     }
 
     fn wrong_type(&mut self, name: &str, expected: &str) {
         let given = self.input.get(name).unwrap_or(&Value::Null);
-        self.errors.push(FieldError::invalid_type(
-            &format!("input.{name}"),
-            expected,
-            given,
-        ));
+        self.errors.push(FieldError::invalid_type(&format!("input.{name}"), expected, given));
     }
 
     fn wrong_choice(&mut self, name: &str, values: Vec<Value>) {
         let list: Vec<String> = values.iter().map(Value::to_string).collect();
-        self.wrong(
-            "enum",
-            name,
-            format!("{name} must be one of the following: {}", list.join(", ")),
-        );
+        self.wrong("enum", name, format!("{name} must be one of the following: {}", list.join(", ")));
     }
 
     fn text(&mut self, name: &str, rule: &Text) -> Option<String> {
@@ -174,10 +142,7 @@ impl Reader<'_> {
             }
         };
         if text.chars().count() > rule.max_length {
-            let limit = format!(
-                "String length must be less than or equal to {}",
-                rule.max_length
-            );
+            let limit = format!("String length must be less than or equal to {}", rule.max_length);
             self.wrong("string_lte", name, limit);
         }
         Some(text)
@@ -188,10 +153,7 @@ impl Reader<'_> {
             return rule.default;
         };
         let allowed = rule.allowed();
-        match whole(value)
-            .and_then(|n| u32::try_from(n).ok())
-            .filter(|n| allowed.contains(n))
-        {
+        match whole(value).and_then(|n| u32::try_from(n).ok()).filter(|n| allowed.contains(n)) {
             Some(size) => size,
             None => {
                 self.wrong_choice(name, allowed.into_iter().map(Value::from).collect());
@@ -204,17 +166,10 @@ impl Reader<'_> {
         let Some(value) = self.value(name) else {
             return rule.default;
         };
-        match value
-            .as_str()
-            .and_then(Scheduler::from_name)
-            .filter(|s| rule.values.contains(s))
-        {
+        match value.as_str().and_then(Scheduler::from_name).filter(|s| rule.values.contains(s)) {
             Some(scheduler) => scheduler,
             None => {
-                self.wrong_choice(
-                    name,
-                    rule.values.iter().map(|s| Value::from(s.name())).collect(),
-                );
+                self.wrong_choice(name, rule.values.iter().map(|s| Value::from(s.name())).collect());
                 rule.default
             }
         }
@@ -228,32 +183,21 @@ impl Reader<'_> {
             return None;
         };
         if number < min {
-            self.wrong(
-                "number_gte",
-                name,
-                format!("Must be greater than or equal to {min}"),
-            );
+            self.wrong("number_gte", name, format!("Must be greater than or equal to {min}"));
         } else if number > max {
-            self.wrong(
-                "number_lte",
-                name,
-                format!("Must be less than or equal to {max}"),
-            );
+            self.wrong("number_lte", name, format!("Must be less than or equal to {max}"));
         }
         Some(number).filter(|n| (min..=max).contains(n))
     }
 
     fn integer(&mut self, name: &str, rule: &Integers) -> u32 {
         let number = self.whole(name, rule.min.into(), rule.max.into());
-        number
-            .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(rule.default)
+        number.and_then(|n| u32::try_from(n).ok()).unwrap_or(rule.default)
     }
 
     /// What torch's `manual_seed` takes: any 64 bits, signed or not.
     fn seed(&mut self, name: &str) -> Option<u64> {
-        self.whole(name, i64::MIN.into(), u64::MAX.into())
-            .map(|n| n as u64)
+        self.whole(name, i64::MIN.into(), u64::MAX.into()).map(|n| n as u64)
     }
 
     fn number(&mut self, name: &str, rule: &Numbers) -> f64 {
@@ -265,17 +209,9 @@ impl Reader<'_> {
             return rule.default;
         };
         if number < rule.min {
-            self.wrong(
-                "number_gte",
-                name,
-                format!("Must be greater than or equal to {}", rule.min),
-            );
+            self.wrong("number_gte", name, format!("Must be greater than or equal to {}", rule.min));
         } else if number > rule.max {
-            self.wrong(
-                "number_lte",
-                name,
-                format!("Must be less than or equal to {}", rule.max),
-            );
+            self.wrong("number_lte", name, format!("Must be less than or equal to {}", rule.max));
         }
         number
     }
@@ -290,10 +226,7 @@ fn whole(value: &Value) -> Option<i128> {
     if let Some(n) = number.as_u64() {
         return Some(n.into());
     }
-    number
-        .as_f64()
-        .filter(|n| n.fract() == 0.0 && n.abs() < 1e30)
-        .map(|n| n as i128)
+    number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 1e30).map(|n| n as i128)
 }
 
 #[cfg(test)]
@@ -307,30 +240,15 @@ mod tests {
     }
 
     fn errors(value: Value) -> Vec<(&'static str, String, String)> {
-        parse(value)
-            .unwrap_err()
-            .into_iter()
-            .map(|e| (e.kind, e.field, e.description))
-            .collect()
+        parse(value).unwrap_err().into_iter().map(|e| (e.kind, e.field, e.description)).collect()
     }
 
     #[test]
     fn nothing_is_required_and_null_is_absent() {
         let input = parse(json!({})).unwrap();
         assert_eq!(input.prompt, "a vision of paradise. unreal engine");
-        assert_eq!(
-            (
-                input.width,
-                input.height,
-                input.num_outputs,
-                input.num_inference_steps
-            ),
-            (768, 768, 1, 50)
-        );
-        assert_eq!(
-            (input.guidance_scale, input.scheduler),
-            (7.5, Scheduler::DpmSolverMultistep)
-        );
+        assert_eq!((input.width, input.height, input.num_outputs, input.num_inference_steps), (768, 768, 1, 50));
+        assert_eq!((input.guidance_scale, input.scheduler), (7.5, Scheduler::DpmSolverMultistep));
         assert_eq!((input.seed, input.negative_prompt.clone()), (None, None));
         let nulls = json!({"prompt": null, "width": null, "seed": null, "scheduler": null, "guidance_scale": null});
         assert_eq!(parse(nulls).unwrap(), input);
@@ -338,22 +256,14 @@ mod tests {
 
     #[test]
     fn whole_floats_are_integers_and_unknown_keys_are_ignored() {
-        let input =
-            parse(json!({"width": 512.0, "num_inference_steps": 2e1, "seed": 7.0, "size": "1x1"}))
-                .unwrap();
-        assert_eq!(
-            (input.width, input.num_inference_steps, input.seed),
-            (512, 20, Some(7))
-        );
+        let input = parse(json!({"width": 512.0, "num_inference_steps": 2e1, "seed": 7.0, "size": "1x1"})).unwrap();
+        assert_eq!((input.width, input.num_inference_steps, input.seed), (512, 20, Some(7)));
     }
 
     #[test]
     fn seeds_wrap_as_torch_does() {
         assert_eq!(parse(json!({"seed": -1})).unwrap().seed, Some(u64::MAX));
-        assert_eq!(
-            parse(json!({"seed": u64::MAX})).unwrap().seed,
-            Some(u64::MAX)
-        );
+        assert_eq!(parse(json!({"seed": u64::MAX})).unwrap().seed, Some(u64::MAX));
         assert_eq!(errors(json!({"seed": 1e25}))[0].0, "number_lte");
         assert_eq!(errors(json!({"seed": -1e25}))[0].0, "number_gte");
         assert_eq!(errors(json!({"seed": 1e300}))[0].0, "invalid_type");
@@ -365,8 +275,7 @@ mod tests {
             "prompt": 5, "width": 500, "height": "768", "num_outputs": 0, "num_inference_steps": 501,
             "guidance_scale": 0.5, "scheduler": "K-LMS", "seed": "one", "negative_prompt": "x".repeat(10_001),
         }));
-        let sizes =
-            "64, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024";
+        let sizes = "64, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024";
         let expected = [
             ("invalid_type", "prompt", "Invalid type. Expected: string, given: integer".to_string()),
             ("enum", "height", format!("height must be one of the following: {sizes}")),
@@ -384,10 +293,7 @@ mod tests {
             ),
             ("invalid_type", "seed", "Invalid type. Expected: integer, given: string".to_string()),
         ];
-        let expected: Vec<_> = expected
-            .into_iter()
-            .map(|(k, f, d)| (k, format!("input.{f}"), d))
-            .collect();
+        let expected: Vec<_> = expected.into_iter().map(|(k, f, d)| (k, format!("input.{f}"), d)).collect();
         assert_eq!(found, expected);
     }
 
@@ -400,20 +306,8 @@ mod tests {
     #[test]
     fn too_many_pixels_fail_as_replicates_predictor_does() {
         let table = InputTable::default();
-        assert_eq!(
-            parse(json!({"width": 1024, "height": 768}))
-                .unwrap()
-                .refusal(&table),
-            None
-        );
-        let refused = parse(json!({"width": 1024, "height": 1024}))
-            .unwrap()
-            .refusal(&table)
-            .unwrap();
-        assert!(
-            refused.starts_with(
-                "Maximum size is 1024x768 or 768x1024 pixels, because of memory limits."
-            )
-        );
+        assert_eq!(parse(json!({"width": 1024, "height": 768})).unwrap().refusal(&table), None);
+        let refused = parse(json!({"width": 1024, "height": 1024})).unwrap().refusal(&table).unwrap();
+        assert!(refused.starts_with("Maximum size is 1024x768 or 768x1024 pixels, because of memory limits."));
     }
 }

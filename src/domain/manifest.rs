@@ -147,28 +147,13 @@ pub struct Names {
 impl Default for InputTable {
     fn default() -> Self {
         InputTable {
-            prompt: Text {
-                default: Some("a vision of paradise. unreal engine".to_string()),
-                ..Text::default()
-            },
+            prompt: Text { default: Some("a vision of paradise. unreal engine".to_string()), ..Text::default() },
             height: Sizes::default(),
             width: Sizes::default(),
             negative_prompt: Text::default(),
-            num_outputs: Integers {
-                default: 1,
-                min: 1,
-                max: 4,
-            },
-            num_inference_steps: Integers {
-                default: 50,
-                min: 1,
-                max: 500,
-            },
-            guidance_scale: Numbers {
-                default: 7.5,
-                min: 1.0,
-                max: 20.0,
-            },
+            num_outputs: Integers { default: 1, min: 1, max: 4 },
+            num_inference_steps: Integers { default: 50, min: 1, max: 500 },
+            guidance_scale: Numbers { default: 7.5, min: 1.0, max: 20.0 },
             scheduler: Names::default(),
             max_pixels: 1024 * 768,
         }
@@ -177,31 +162,19 @@ impl Default for InputTable {
 
 impl Default for Text {
     fn default() -> Self {
-        Text {
-            default: None,
-            max_length: 10_000,
-        }
+        Text { default: None, max_length: 10_000 }
     }
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Sizes {
-            default: 768,
-            min: 64,
-            max: 1024,
-            step: 64,
-            values: Vec::new(),
-        }
+        Sizes { default: 768, min: 64, max: 1024, step: 64, values: Vec::new() }
     }
 }
 
 impl Default for Names {
     fn default() -> Self {
-        Names {
-            default: Scheduler::DpmSolverMultistep,
-            values: Scheduler::ALL.to_vec(),
-        }
+        Names { default: Scheduler::DpmSolverMultistep, values: Scheduler::ALL.to_vec() }
     }
 }
 
@@ -209,9 +182,7 @@ impl Sizes {
     /// Every permitted size, ascending.
     pub fn allowed(&self) -> Vec<u32> {
         match self.values.is_empty() {
-            true => (self.min..=self.max)
-                .step_by(self.step.max(1) as usize)
-                .collect(),
+            true => (self.min..=self.max).step_by(self.step.max(1) as usize).collect(),
             false => self.values.clone(),
         }
     }
@@ -221,10 +192,7 @@ impl Sizes {
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     #[error("{file}: {source}")]
-    Syntax {
-        file: String,
-        source: Box<toml::de::Error>,
-    },
+    Syntax { file: String, source: Box<toml::de::Error> },
     #[error("{file}: {problem}")]
     Invalid { file: String, problem: String },
 }
@@ -232,16 +200,10 @@ pub enum ManifestError {
 impl ModelManifest {
     /// Reads a manifest; `file` is only for messages.
     pub fn parse(file: &str, text: &str) -> Result<ModelManifest, ManifestError> {
-        let manifest: ModelManifest =
-            toml::from_str(text).map_err(|source| ManifestError::Syntax {
-                file: file.to_string(),
-                source: Box::new(source),
-            })?;
+        let manifest: ModelManifest = toml::from_str(text)
+            .map_err(|source| ManifestError::Syntax { file: file.to_string(), source: Box::new(source) })?;
         match manifest.problem() {
-            Some(problem) => Err(ManifestError::Invalid {
-                file: file.to_string(),
-                problem,
-            }),
+            Some(problem) => Err(ManifestError::Invalid { file: file.to_string(), problem }),
             None => Ok(manifest),
         }
     }
@@ -250,36 +212,18 @@ impl ModelManifest {
     /// standing in for `stability-ai/stable-diffusion`.
     pub fn of_directory(path: PathBuf) -> ModelManifest {
         use sha2::{Digest, Sha256};
-        let folder = path
-            .file_name()
-            .map(|n| n.to_string_lossy().to_lowercase())
-            .unwrap_or_default();
-        let safe: String = folder
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || "-_.".contains(c) {
-                    c
-                } else {
-                    '-'
-                }
-            })
-            .collect();
+        let folder = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let safe: String =
+            folder.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
         let name = format!("local/{}", if safe.is_empty() { "model" } else { &safe });
-        let id = Sha256::digest(name.as_bytes())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let id = Sha256::digest(name.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         ModelManifest {
             description: format!("the diffusers folder {}", path.display()),
             name,
             aliases: Vec::new(),
             license: None,
             source: Source::Directory { path },
-            versions: vec![Version {
-                id,
-                created_at: None,
-                input: None,
-            }],
+            versions: vec![Version { id, created_at: None, input: None }],
             stands_in_for: vec!["stability-ai/stable-diffusion".to_string()],
             scheduler_overrides: HashMap::new(),
             input: InputTable::default(),
@@ -288,38 +232,24 @@ impl ModelManifest {
 
     /// The bounds for a version of this model.
     pub fn table(&self, version: &str) -> &InputTable {
-        let own = self
-            .versions
-            .iter()
-            .find(|v| v.id == version)
-            .and_then(|v| v.input.as_ref());
+        let own = self.versions.iter().find(|v| v.id == version).and_then(|v| v.input.as_ref());
         own.unwrap_or(&self.input)
     }
 
     /// Keys that replace those of `scheduler_config.json` for this scheduler.
     pub fn overrides(&self, scheduler: Scheduler) -> Map<String, Value> {
-        self.scheduler_overrides
-            .get(&scheduler)
-            .cloned()
-            .unwrap_or_default()
+        self.scheduler_overrides.get(&scheduler).cloned().unwrap_or_default()
     }
 
     fn problem(&self) -> Option<String> {
         let parts: Vec<&str> = self.name.split('/').collect();
         if parts.len() != 2 || parts.iter().any(|p| p.is_empty() || p.contains(':')) {
-            return Some(format!(
-                "name {:?} is not of the form owner/name",
-                self.name
-            ));
+            return Some(format!("name {:?} is not of the form owner/name", self.name));
         }
         if self.versions.is_empty() {
             return Some("no version is listed".to_string());
         }
-        let tables = self
-            .versions
-            .iter()
-            .filter_map(|v| v.input.as_ref())
-            .chain([&self.input]);
+        let tables = self.versions.iter().filter_map(|v| v.input.as_ref()).chain([&self.input]);
         tables.filter_map(InputTable::problem).next()
     }
 }
@@ -329,31 +259,20 @@ impl InputTable {
         for (name, sizes) in [("width", &self.width), ("height", &self.height)] {
             let allowed = sizes.allowed();
             if allowed.iter().any(|side| *side == 0 || side % 8 != 0) {
-                return Some(format!(
-                    "input.{name} allows a size that is not a multiple of 8"
-                ));
+                return Some(format!("input.{name} allows a size that is not a multiple of 8"));
             }
             if !allowed.contains(&sizes.default) {
-                return Some(format!(
-                    "the default of input.{name} is not one of its sizes"
-                ));
+                return Some(format!("the default of input.{name} is not one of its sizes"));
             }
         }
-        for (name, range) in [
-            ("num_outputs", &self.num_outputs),
-            ("num_inference_steps", &self.num_inference_steps),
-        ] {
+        for (name, range) in [("num_outputs", &self.num_outputs), ("num_inference_steps", &self.num_inference_steps)] {
             if range.min == 0 || !(range.min..=range.max).contains(&range.default) {
-                return Some(format!(
-                    "the default of input.{name} is outside of its bounds, or its least value is 0"
-                ));
+                return Some(format!("the default of input.{name} is outside of its bounds, or its least value is 0"));
             }
         }
         let guidance = &self.guidance_scale;
         if !(guidance.min..=guidance.max).contains(&guidance.default) {
-            return Some(
-                "the default of input.guidance_scale is outside of its bounds".to_string(),
-            );
+            return Some("the default of input.guidance_scale is outside of its bounds".to_string());
         }
         if !self.scheduler.values.contains(&self.scheduler.default) {
             return Some("the default of input.scheduler is not one of its values".to_string());
@@ -386,29 +305,17 @@ mod tests {
     #[test]
     fn a_manifest_says_only_what_differs() {
         let manifest = ModelManifest::parse("sd.toml", EXAMPLE).unwrap();
-        assert_eq!(
-            manifest.table(&manifest.versions[0].id),
-            &InputTable::default()
-        );
+        assert_eq!(manifest.table(&manifest.versions[0].id), &InputTable::default());
         let older = manifest.table(&manifest.versions[1].id);
-        assert_eq!(
-            (older.width.default, older.width.max, older.num_outputs.max),
-            (512, 1024, 4)
-        );
-        assert_eq!(
-            manifest.overrides(Scheduler::DpmSolverMultistep)["final_sigmas_type"],
-            "sigma_min"
-        );
+        assert_eq!((older.width.default, older.width.max, older.num_outputs.max), (512, 1024, 4));
+        assert_eq!(manifest.overrides(Scheduler::DpmSolverMultistep)["final_sigmas_type"], "sigma_min");
         assert!(manifest.overrides(Scheduler::Ddim).is_empty());
     }
 
     #[test]
     fn mistakes_are_named() {
-        let refusal = |from: &str, to: &str| {
-            ModelManifest::parse("sd.toml", &EXAMPLE.replace(from, to))
-                .unwrap_err()
-                .to_string()
-        };
+        let refusal =
+            |from: &str, to: &str| ModelManifest::parse("sd.toml", &EXAMPLE.replace(from, to)).unwrap_err().to_string();
         assert!(refusal("stability-ai/", "").contains("owner/name"));
         assert!(refusal("{ default = 512 }", "{ default = 513 }").contains("input.width"));
         assert!(refusal("aliases", "alias").contains("unknown field `alias`"));

@@ -11,9 +11,6 @@ mod scheduler;
 pub use catalog::{Catalog, Resolved};
 pub use id::new_prediction_id;
 pub use input::{FieldError, Input, json_type};
-pub use manifest::{
-    InputTable, Integers, ManifestError, ModelManifest, Names, Numbers, Sizes, Source, Text,
-    Version,
-};
+pub use manifest::{InputTable, Integers, ManifestError, ModelManifest, Names, Numbers, Sizes, Source, Text, Version};
 pub use prediction::{INTERRUPTED, Metrics, Prediction, Status};
 pub use scheduler::{NoiseSource, Scheduler};

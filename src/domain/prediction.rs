@@ -21,14 +21,8 @@ pub enum Status {
 }
 
 impl Status {
-    pub const ALL: [Status; 6] = [
-        Status::Starting,
-        Status::Processing,
-        Status::Succeeded,
-        Status::Failed,
-        Status::Canceled,
-        Status::Aborted,
-    ];
+    pub const ALL: [Status; 6] =
+        [Status::Starting, Status::Processing, Status::Succeeded, Status::Failed, Status::Canceled, Status::Aborted];
 
     /// The word in Replicate's API.
     pub fn name(self) -> &'static str {
@@ -101,13 +95,8 @@ impl Prediction {
     /// How long it took, once it is finished.
     pub fn metrics(&self) -> Option<Metrics> {
         let done = self.completed_at?;
-        let seconds = |from: Timestamp| {
-            (done.duration_since(from).as_secs_f64().max(0.0) * 1e6).round() / 1e6
-        };
-        Some(Metrics {
-            predict_time: self.started_at.map(seconds),
-            total_time: seconds(self.created_at),
-        })
+        let seconds = |from: Timestamp| (done.duration_since(from).as_secs_f64().max(0.0) * 1e6).round() / 1e6;
+        Some(Metrics { predict_time: self.started_at.map(seconds), total_time: seconds(self.created_at) })
     }
 }
 
@@ -120,10 +109,7 @@ mod tests {
     fn nothing_follows_a_terminal_state() {
         for from in Status::ALL {
             for to in Status::ALL {
-                assert!(
-                    !(from.is_terminal() && from.may_become(to)),
-                    "{from:?} to {to:?}"
-                );
+                assert!(!(from.is_terminal() && from.may_become(to)), "{from:?} to {to:?}");
             }
             assert_eq!(Status::from_name(from.name()), Some(from));
         }
