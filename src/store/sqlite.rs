@@ -1,0 +1,379 @@
+//! The store in one SQLite file: WAL, `synchronous=FULL`, one writer in `BEGIN IMMEDIATE`, readers beside it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
+use tokio::sync::{Mutex, broadcast};
+
+use super::row;
+use super::{
+    Change, Claimed, Cursor, Lease, MAX_INTERRUPTIONS, NewPrediction, Outcome, PAGE_SIZE, Page, Recovered, Renewal,
+    Store, StoreError,
+};
+use crate::domain::{INTERRUPTED, Prediction, Status};
+
+/// What a write adds to the news once it is committed.
+type News = Vec<Change>;
+
+/// Predictions in one SQLite file.
+pub struct SqliteStore {
+    writer: Arc<Mutex<SqliteConnection>>,
+    readers: SqlitePool,
+    changes: broadcast::Sender<Change>,
+}
+
+impl SqliteStore {
+    /// Opens the file, making or migrating it if need be.
+    pub async fn open(file: &Path) -> Result<SqliteStore, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10))
+            .create_if_missing(true);
+        let mut writer = options.connect().await?;
+        sqlx::migrate!("src/store/migrations/sqlite").run(&mut writer).await?;
+        let readers = SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
+        let (changes, _) = broadcast::channel(1024);
+        Ok(SqliteStore { writer: Arc::new(Mutex::new(writer)), readers, changes })
+    }
+
+    /// Closes the file; the write in progress is finished first.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        let mut writer = self.writer.lock().await;
+        // A checkpoint that fails is made by the next process.
+        let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *writer).await;
+    }
+
+    /// Runs `work` in one transaction, in a task of its own: the caller's future may be dropped at any time.
+    async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection, &'c mut News) -> BoxFuture<'c, Result<T, StoreError>>
+            + Send
+            + 'static,
+    {
+        let writer = Arc::clone(&self.writer);
+        let changes = self.changes.clone();
+        let task = tokio::spawn(async move {
+            let mut connection = writer.lock().await;
+            let mut news = News::new();
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+            let result = work(&mut transaction, &mut news).await?;
+            transaction.commit().await?;
+            for change in news {
+                // Nobody listening is fine.
+                let _ = changes.send(change);
+            }
+            Ok(result)
+        });
+        task.await.map_err(|_| StoreError::Stopped)?
+    }
+}
+
+fn now() -> i64 {
+    Timestamp::now().as_microsecond()
+}
+
+fn after(term: Duration) -> i64 {
+    now().saturating_add(i64::try_from(term.as_micros()).unwrap_or(i64::MAX))
+}
+
+async fn find(connection: &mut SqliteConnection, id: &str) -> Result<Option<Prediction>, StoreError> {
+    let found = sqlx::query("SELECT * FROM predictions WHERE id = ?").bind(id).fetch_optional(connection).await?;
+    found.as_ref().map(row::prediction).transpose()
+}
+
+/// Ends a prediction, whatever it was doing.
+async fn end(
+    connection: &mut SqliteConnection,
+    news: &mut News,
+    id: &str,
+    outcome: &Outcome,
+    logs: &str,
+) -> Result<(), StoreError> {
+    let (status, output, error) = match outcome {
+        Outcome::Succeeded(paths) => {
+            (Status::Succeeded, Some(serde_json::Value::from(paths.clone()).to_string()), None)
+        }
+        Outcome::Failed(text) => (Status::Failed, None, Some(text.as_str())),
+        Outcome::Canceled => (Status::Canceled, None, None),
+    };
+    sqlx::query(
+        "UPDATE predictions SET status = ?, output = ?, error = ?, logs = logs || ?, completed_at = max(?, created_at),
+                worker = NULL, lease_until = NULL
+         WHERE id = ?",
+    )
+    .bind(status.name())
+    .bind(output)
+    .bind(error)
+    .bind(logs)
+    .bind(now())
+    .bind(id)
+    .execute(connection)
+    .await?;
+    news.push(Change::Finished(id.to_string()));
+    Ok(())
+}
+
+/// Puts a running prediction back into the queue, or ends it when it was to be canceled.
+async fn give_back(connection: &mut SqliteConnection, news: &mut News, held: &Claimed) -> Result<bool, StoreError> {
+    let id = &held.prediction.id;
+    if held.prediction.cancel_requested {
+        end(connection, news, id, &Outcome::Canceled, "").await?;
+        return Ok(false);
+    }
+    sqlx::query(
+        "UPDATE predictions SET status = 'starting', started_at = NULL, worker = NULL, lease_until = NULL WHERE id = ?",
+    )
+    .bind(id)
+    .execute(connection)
+    .await?;
+    news.push(Change::Queued);
+    Ok(true)
+}
+
+/// The row that this lease still holds.
+async fn held(connection: &mut SqliteConnection, lease: &Lease) -> Result<Option<Claimed>, StoreError> {
+    let found = sqlx::query("SELECT * FROM predictions WHERE id = ? AND worker = ? AND attempt = ?")
+        .bind(&lease.id)
+        .bind(&lease.worker)
+        .bind(lease.attempt)
+        .fetch_optional(connection)
+        .await?;
+    found.as_ref().map(row::claimed).transpose()
+}
+
+async fn count(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
+    let row = sqlx::query("SELECT count(*) FROM predictions WHERE status = 'starting'").fetch_one(connection).await?;
+    Ok(row.try_get::<i64, _>(0)?.cast_unsigned())
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn insert(&self, new: NewPrediction, limit: u64) -> Result<Prediction, StoreError> {
+        self.write(move |connection, news| {
+            Box::pin(async move {
+                let queued = count(connection).await?;
+                if queued >= limit {
+                    return Err(StoreError::QueueFull { queued, limit });
+                }
+                let row = sqlx::query(
+                    "INSERT INTO predictions (id, model, version, input, seed, created_at) VALUES (?, ?, ?, ?, ?, ?)
+                     RETURNING *",
+                )
+                .bind(new.id)
+                .bind(new.model)
+                .bind(new.version)
+                .bind(serde_json::Value::Object(new.input).to_string())
+                .bind(new.seed.cast_signed())
+                .bind(now())
+                .fetch_one(connection)
+                .await?;
+                news.push(Change::Queued);
+                row::prediction(&row)
+            })
+        })
+        .await
+    }
+
+    async fn get(&self, id: &str) -> Result<Option<Prediction>, StoreError> {
+        find(&mut *self.readers.acquire().await?, id).await
+    }
+
+    async fn list(&self, cursor: Option<Cursor>) -> Result<Page, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        // One more than a page tells whether there is a further one.
+        let limit = PAGE_SIZE as i64 + 1;
+        let mut rows: Vec<SqliteRow> = match cursor {
+            Some(Cursor::Newer(seq)) => {
+                sqlx::query("SELECT * FROM predictions WHERE seq > ? ORDER BY seq LIMIT ?").bind(seq).bind(limit)
+            }
+            Some(Cursor::Older(seq)) => {
+                sqlx::query("SELECT * FROM predictions WHERE seq < ? ORDER BY seq DESC LIMIT ?").bind(seq).bind(limit)
+            }
+            None => sqlx::query("SELECT * FROM predictions ORDER BY seq DESC LIMIT ?").bind(limit),
+        }
+        .fetch_all(&mut *connection)
+        .await?;
+        let more = rows.len() > PAGE_SIZE;
+        rows.truncate(PAGE_SIZE);
+        let upwards = matches!(cursor, Some(Cursor::Newer(_)));
+        if upwards {
+            rows.reverse();
+        }
+        let seq = |row: Option<&SqliteRow>| row.map(|r| r.try_get::<i64, _>("seq")).transpose();
+        let (newest, oldest) = (seq(rows.first())?, seq(rows.last())?);
+        let (older, newer) = if upwards { (true, more) } else { (more, cursor.is_some()) };
+        Ok(Page {
+            predictions: rows.iter().map(row::prediction).collect::<Result<_, _>>()?,
+            next: oldest.filter(|_| older).map(Cursor::Older),
+            previous: newest.filter(|_| newer).map(Cursor::Newer),
+        })
+    }
+
+    async fn claim(&self, count: usize, worker: &str, term: Duration) -> Result<Vec<Claimed>, StoreError> {
+        let worker = worker.to_string();
+        self.write(move |connection, _| {
+            Box::pin(async move {
+                let mut rows = sqlx::query(
+                    "UPDATE predictions
+                     SET status = 'processing', worker = ?, attempt = attempt + 1, lease_until = ?, started_at = ?
+                     WHERE seq IN (SELECT seq FROM predictions WHERE status = 'starting' ORDER BY seq LIMIT ?)
+                     RETURNING *",
+                )
+                .bind(worker)
+                .bind(after(term))
+                .bind(now())
+                .bind(i64::try_from(count).unwrap_or(i64::MAX))
+                .fetch_all(connection)
+                .await?;
+                // RETURNING promises no order.
+                rows.sort_by_key(|row| row.try_get::<i64, _>("seq").unwrap_or(i64::MAX));
+                rows.iter().map(row::claimed).collect()
+            })
+        })
+        .await
+    }
+
+    async fn renew(&self, leases: &[Lease], term: Duration) -> Result<Vec<Renewal>, StoreError> {
+        let leases = leases.to_vec();
+        self.write(move |connection, _| {
+            Box::pin(async move {
+                let mut renewals = Vec::with_capacity(leases.len());
+                for lease in leases {
+                    let row = sqlx::query(
+                        "UPDATE predictions SET lease_until = ? WHERE id = ? AND worker = ? AND attempt = ?
+                         RETURNING cancel_requested",
+                    )
+                    .bind(after(term))
+                    .bind(lease.id)
+                    .bind(lease.worker)
+                    .bind(lease.attempt)
+                    .fetch_optional(&mut *connection)
+                    .await?;
+                    renewals.push(match row.map(|r| r.try_get::<bool, _>(0)).transpose()? {
+                        Some(true) => Renewal::CancelRequested,
+                        Some(false) => Renewal::Held,
+                        None => Renewal::Lost,
+                    });
+                }
+                Ok(renewals)
+            })
+        })
+        .await
+    }
+
+    async fn append_logs(&self, entries: &[(Lease, String)]) -> Result<(), StoreError> {
+        let entries = entries.to_vec();
+        self.write(move |connection, _| {
+            Box::pin(async move {
+                for (lease, text) in entries {
+                    sqlx::query("UPDATE predictions SET logs = logs || ? WHERE id = ? AND worker = ? AND attempt = ?")
+                        .bind(text)
+                        .bind(lease.id)
+                        .bind(lease.worker)
+                        .bind(lease.attempt)
+                        .execute(&mut *connection)
+                        .await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn finish(&self, lease: &Lease, outcome: Outcome, logs: &str) -> Result<bool, StoreError> {
+        let (lease, logs) = (lease.clone(), logs.to_string());
+        self.write(move |connection, news| {
+            Box::pin(async move {
+                if held(connection, &lease).await?.is_none() {
+                    return Ok(false);
+                }
+                end(connection, news, &lease.id, &outcome, &logs).await?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<bool, StoreError> {
+        let lease = lease.clone();
+        self.write(move |connection, news| {
+            Box::pin(async move {
+                let Some(held) = held(connection, &lease).await? else { return Ok(false) };
+                give_back(connection, news, &held).await?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    async fn request_cancel(&self, id: &str) -> Result<Option<Prediction>, StoreError> {
+        let id = id.to_string();
+        self.write(move |connection, news| {
+            Box::pin(async move {
+                let Some(prediction) = find(connection, &id).await? else { return Ok(None) };
+                match prediction.status {
+                    Status::Starting => end(connection, news, &id, &Outcome::Canceled, "").await?,
+                    Status::Processing => {
+                        sqlx::query("UPDATE predictions SET cancel_requested = 1 WHERE id = ?")
+                            .bind(&id)
+                            .execute(&mut *connection)
+                            .await?;
+                        news.push(Change::CancelRequested(id.clone()));
+                    }
+                    _ => {}
+                }
+                find(connection, &id).await
+            })
+        })
+        .await
+    }
+
+    async fn recover(&self, all: bool) -> Result<Recovered, StoreError> {
+        self.write(move |connection, news| {
+            Box::pin(async move {
+                let expired = sqlx::query("SELECT * FROM predictions WHERE status = 'processing' AND lease_until < ?")
+                    .bind(if all { i64::MAX } else { now() })
+                    .fetch_all(&mut *connection)
+                    .await?;
+                let mut recovered = Recovered::default();
+                for row in &expired {
+                    let claimed = row::claimed(row)?;
+                    let id = &claimed.prediction.id;
+                    let interruptions = claimed.interruptions + 1;
+                    sqlx::query("UPDATE predictions SET interruptions = ? WHERE id = ?")
+                        .bind(interruptions)
+                        .bind(id)
+                        .execute(&mut *connection)
+                        .await?;
+                    let again = if interruptions > MAX_INTERRUPTIONS && !claimed.prediction.cancel_requested {
+                        end(connection, news, id, &Outcome::Failed(INTERRUPTED.to_string()), "").await?;
+                        false
+                    } else {
+                        give_back(connection, news, &claimed).await?
+                    };
+                    *(if again { &mut recovered.requeued } else { &mut recovered.ended }) += 1;
+                }
+                Ok(recovered)
+            })
+        })
+        .await
+    }
+
+    async fn count_queued(&self) -> Result<u64, StoreError> {
+        count(&mut *self.readers.acquire().await?).await
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+}
