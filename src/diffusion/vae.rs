@@ -1,1 +1,0 @@
-//! AutoencoderKL: pictures to latents and back.
