@@ -2,6 +2,40 @@
 
 use std::time::Duration;
 
+/// Where a job's events go. Called on the engine's thread: it must not block.
+pub type EventSink = Box<dyn FnMut(Event) + Send>;
+
+/// A job's way to be heard. Whatever happens, exactly one last event goes out: dropped early, it says that the engine
+/// has stopped.
+pub(super) struct Events(Option<EventSink>);
+
+impl Events {
+    pub fn new(sink: EventSink) -> Self {
+        Events(Some(sink))
+    }
+
+    pub fn tell(&mut self, event: Event) {
+        let last = event.is_last();
+        if let Some(sink) = &mut self.0 {
+            sink(event);
+        }
+        if last {
+            self.silence();
+        }
+    }
+
+    /// Says nothing more.
+    pub fn silence(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.tell(Event::Failed(Failure::Stopped));
+    }
+}
+
 /// News of one job.
 #[derive(Debug, Clone)]
 pub enum Event {

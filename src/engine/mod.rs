@@ -5,14 +5,19 @@
 
 mod event;
 mod job;
+mod memory;
 mod network;
+mod run;
+mod running;
+mod schedule;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-pub use event::{Disposition, Event, Failure};
+use event::Events;
+pub use event::{Disposition, Event, EventSink, Failure};
 pub use job::Job;
 pub use network::{Fault, LatentShape, Network, PromptRequest, Row};
 
@@ -41,14 +46,25 @@ pub enum SubmitError {
     Stopped,
 }
 
-/// Where a job's events go. Called on the engine's thread: it must not block.
-pub type EventSink = Box<dyn FnMut(Event) + Send>;
-
 /// What a handle says to the engine's thread.
 enum Command {
-    Submit(Box<Job>, EventSink),
+    Submit(Box<Job>, Events),
     Cancel(String),
     Shutdown,
+}
+
+/// Starts engines.
+pub struct Engine;
+
+impl Engine {
+    /// Starts a thread that owns this network, and gives the way to it.
+    pub fn start<N: Network>(network: N, options: EngineOptions) -> std::io::Result<EngineHandle> {
+        let (sender, commands) = channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let run = run::Run::new(network, options, commands, waiting.clone());
+        let thread = std::thread::Builder::new().name("engine".to_string()).spawn(move || run.run())?;
+        Ok(EngineHandle { commands: sender, waiting, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
 }
 
 /// The way to a running engine. Clones speak to the same thread.
@@ -56,7 +72,7 @@ enum Command {
 pub struct EngineHandle {
     commands: Sender<Command>,
     waiting: Arc<AtomicUsize>,
-    thread: Arc<std::sync::Mutex<Option<JoinHandle<()>>>>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl EngineHandle {
@@ -64,7 +80,13 @@ impl EngineHandle {
     /// `Failed` and `Canceled`; a job that never started has only the last.
     pub fn submit(&self, job: Job, events: impl FnMut(Event) + Send + 'static) -> Result<(), SubmitError> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        self.commands.send(Command::Submit(Box::new(job), Box::new(events))).map_err(|_| SubmitError::Stopped)
+        let events = Events::new(Box::new(events));
+        self.commands.send(Command::Submit(Box::new(job), events)).map_err(|refused| {
+            if let Command::Submit(_, mut events) = refused.0 {
+                events.silence();
+            }
+            SubmitError::Stopped
+        })
     }
 
     /// Ends the job of this id before its next step, with `Canceled`. An unknown id is ignored.

@@ -57,7 +57,7 @@ pub enum Fault {
 /// A row's result must not depend on the other rows of its call.
 pub trait Network: Send + 'static {
     /// Everything that a prompt contributes to a UNet call.
-    type Prompt;
+    type Prompt: Send;
 
     /// The latents of a picture of this many pixels, or why there can be none.
     fn latent_shape(&self, width: usize, height: usize) -> Result<LatentShape, Fault>;
