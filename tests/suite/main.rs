@@ -3,5 +3,8 @@
 
 mod arrows;
 mod engine;
+mod golden;
 mod store;
+mod unet;
+mod vae;
 mod weights;

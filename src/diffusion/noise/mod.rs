@@ -13,11 +13,7 @@ pub struct NoiseStream {
 impl NoiseStream {
     /// A fresh generator with this seed.
     pub fn new(source: NoiseSource, seed: u64) -> Self {
-        NoiseStream {
-            source,
-            seed,
-            draws: 0,
-        }
+        NoiseStream { source, seed, draws: 0 }
     }
 
     /// The next draw of `count` standard normal numbers, as one `torch.randn` call of that many elements makes it.
