@@ -7,4 +7,5 @@ mod golden;
 mod store;
 mod unet;
 mod vae;
+mod tokenizer;
 mod weights;
