@@ -1,5 +1,8 @@
 """Trains the autoencoder: `python train_vae.py --minutes 18`, continued with `--resume`.
 
+`--resume --decoder-only --minutes 30` trains the decoder for longer and leaves the latents as they are, so that it can
+be done after, or between, the UNet's training.
+
 The first three latent channels are drawn towards the picture's own colours, averaged over 8 × 8 pixels; the fourth is
 free. Such latents are smooth and nearly pictures themselves, so a small UNet learns them quickly, and the
 decoder's work is to sharpen. It is trained with noise on the latents, so it forgives what the UNet gets slightly wrong.
@@ -30,14 +33,15 @@ def windows(rng, edge, count):
 
 
 def loss_of(vae, pictures):
-    """Reconstruction, the pull of the latents towards averaged colours, and a slight KL term."""
+    """Reconstruction, the pull of three channels towards averaged colours and of the fourth towards small values, KL."""
     posterior = vae.encode(pictures).latent_dist
     latents = posterior.sample()
     latents = latents + torch.randn_like(latents) * 0.08 * torch.rand(len(latents), 1, 1, 1, device=DEVICE)
     difference = vae.decode(latents).sample - pictures
     colours = F.mse_loss(posterior.mean[:, :3], F.avg_pool2d(pictures, 8))
+    free = posterior.mean[:, 3].square().mean()
     kl = posterior.kl().mean() / posterior.mean[0].numel()
-    return difference.abs().mean() + 4 * difference.square().mean() + 0.2 * colours + 1e-4 * kl
+    return difference.abs().mean() + 4 * difference.square().mean() + 2 * colours + 0.03 * free + 1e-4 * kl
 
 
 @torch.no_grad()
@@ -67,6 +71,7 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint, on its schedule")
+    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder as it was averaged")
     parser.add_argument("--work-dir", type=Path, default=DEFAULT_WORK_DIR)
     args = parser.parse_args()
     path = args.work_dir / "vae.pt"
@@ -82,6 +87,10 @@ def main():
         average.model.load_state_dict(saved["average"])
         average.count = saved["step"]
         optimizer.load_state_dict(saved["optimizer"])
+    if args.decoder_only:
+        for name, weight in vae.named_parameters():
+            if name.startswith(("encoder.", "quant_conv.")):
+                weight.requires_grad_(False).copy_(average.model.get_parameter(name))
     clock, step = Clock(args.minutes, saved["spent"] if saved else 0.0), saved["step"] if saved else 0
 
     def save():
@@ -103,7 +112,8 @@ def main():
         step += 1
         if clock.spent() - shown > 60:
             db = psnr(average.model)
-            print(f"{clock.spent():6.0f}s step {step} loss {np.mean(losses):.4f} psnr {db:.2f} dB", flush=True)
+            summary = f"loss {np.mean(losses):.4f} psnr {db:.2f} dB latent std {latent_std(average.model):.3f}"
+            print(f"{clock.spent():6.0f}s step {step} {summary}", flush=True)
             shown, losses = clock.spent(), []
             save()
     save()
