@@ -4,6 +4,7 @@
 mod arrows;
 mod engine;
 mod golden;
+mod noise;
 mod store;
 mod unet;
 mod vae;
