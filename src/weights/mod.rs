@@ -6,6 +6,7 @@
 mod builtin;
 mod checkpoint;
 mod error;
+pub mod manifests;
 mod names;
 mod tensor_file;
 mod tensors;
