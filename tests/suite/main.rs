@@ -8,5 +8,6 @@ mod noise;
 mod store;
 mod unet;
 mod vae;
+mod text_encoder;
 mod tokenizer;
 mod weights;
