@@ -1,10 +1,12 @@
 //! Integration tests by theme, linked once.
 #![allow(clippy::unwrap_used)]
 
+mod api;
 mod arrows;
 mod engine;
 mod golden;
 mod noise;
+mod stage;
 mod store;
 mod unet;
 mod vae;

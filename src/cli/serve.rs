@@ -1,0 +1,173 @@
+//! `stablehand serve`: puts the rooms together, says what it serves, and stops without losing anything.
+
+use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiState, Keys, Limits, Server};
+use crate::blobs::Blobs;
+use crate::config::Config;
+use crate::domain::Catalog;
+use crate::engine::EngineHandle;
+use crate::store::{DataDir, SqliteStore, Store};
+use crate::worker::{Worker, WorkerError, WorkerOptions};
+
+/// The data folder and the port: taken first, so that a second server fails before it loads a model.
+pub struct Ground {
+    data: DataDir,
+    listener: TcpListener,
+}
+
+/// A server that runs.
+pub struct Serving {
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    closing: CancellationToken,
+    worker: JoinHandle<Result<(), WorkerError>>,
+    server: JoinHandle<()>,
+    store: Arc<SqliteStore>,
+    data: DataDir,
+}
+
+impl Ground {
+    /// Locks the folder and binds the port.
+    pub async fn take(config: &Config) -> Result<Ground> {
+        let data = DataDir::open(&config.data_dir)?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("{} cannot be listened on: try another --listen", config.listen))?;
+        Ok(Ground { data, listener })
+    }
+
+    /// Starts to work and to answer.
+    pub async fn serve(self, config: &Config, catalog: Catalog, engine: EngineHandle) -> Result<Serving> {
+        let Ground { data, listener } = self;
+        let address = listener.local_addr()?;
+        let store = Arc::new(SqliteStore::open(&data.database()).await?);
+        // The folder's lock is ours, so whoever held leases is dead: no need to wait until they expire.
+        let recovered = store.recover(true).await?;
+        if recovered.requeued + recovered.ended > 0 {
+            tracing::info!("the last run was interrupted: {recovered:?}");
+        }
+        let blobs = Blobs::local(&data.blobs())?;
+        let catalog = Arc::new(catalog);
+        let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
+        let options = WorkerOptions { drain: config.drain, ..WorkerOptions::default() };
+        let shared: Arc<dyn Store> = store.clone();
+        let worker = Worker::new(shared.clone(), blobs.clone(), catalog.clone(), engine, options);
+        let router = api::router(ApiState {
+            store: shared,
+            blobs,
+            catalog,
+            keys: Keys::new(config.api_keys.iter().map(String::as_str)),
+            public_url: config.public_url.clone(),
+            queue_limit: config.queue_limit,
+            closing: closing.clone(),
+        });
+        let server = Server::new(router, Limits::default());
+        // Scripts that asked for port 0 find the address here.
+        fs::write(data.path().join("address"), address.to_string()).context("the data folder cannot be written")?;
+        Ok(Serving {
+            address,
+            worker: tokio::spawn(worker.run(stop.clone())),
+            server: tokio::spawn(server.run(listener, stop.clone(), closing.clone())),
+            stop,
+            closing,
+            store,
+            data,
+        })
+    }
+}
+
+impl Serving {
+    /// Stops accepting, lets running predictions end or go back to the queue, then lets open answers end.
+    pub async fn stop(mut self) -> Result<()> {
+        self.stop.cancel();
+        let worked = (&mut self.worker).await;
+        self.close().await;
+        ended(worked)
+    }
+
+    /// Ends when the worker does, which without [`Serving::stop`] is a failure.
+    async fn failed(&mut self) -> anyhow::Error {
+        let worked = (&mut self.worker).await;
+        self.stop.cancel();
+        self.close().await;
+        ended(worked).err().unwrap_or_else(|| anyhow!("the worker ended"))
+    }
+
+    async fn close(&mut self) {
+        self.closing.cancel();
+        if let Err(error) = (&mut self.server).await {
+            tracing::error!("server: {error}");
+        }
+        self.store.close().await;
+        // Best effort: an old address is only confusing.
+        let _ = fs::remove_file(self.data.path().join("address"));
+    }
+}
+
+fn ended(worked: Result<Result<(), WorkerError>, tokio::task::JoinError>) -> Result<()> {
+    worked.context("the worker panicked")?.map_err(anyhow::Error::from)
+}
+
+/// Serves until a signal or a failure. The first signal drains, the second exits at once.
+async fn until_signal(mut serving: Serving, drain: std::time::Duration) -> Result<()> {
+    let mut signals = Signals::new()?;
+    tokio::select! {
+        error = serving.failed() => return Err(error),
+        name = signals.next() => {
+            println!("{name}: finishing what runs, for at most {} s; again to exit at once", drain.as_secs());
+        }
+    }
+    tokio::select! {
+        done = serving.stop() => done,
+        name = signals.next() => {
+            println!("{name}: exiting at once");
+            let _ = std::io::stdout().flush();
+            std::process::exit(130);
+        }
+    }
+}
+
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "Ctrl-C",
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> Result<Signals> {
+        Ok(Signals)
+    }
+
+    async fn next(&mut self) -> &'static str {
+        let _ = tokio::signal::ctrl_c().await;
+        "Ctrl-C"
+    }
+}
