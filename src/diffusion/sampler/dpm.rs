@@ -76,10 +76,11 @@ impl Solver {
         ];
         let expected = "dpmsolver++, dpmsolver, sde-dpmsolver++ or sde-dpmsolver";
         let algorithm = config.choice("algorithm_type", algorithm(true, false), &names, expected)?;
-        if !algorithm.clean && ends_at_zero {
+        // diffusers takes deis for dpmsolver++, but only after this check.
+        if (!algorithm.clean || config.is("algorithm_type", "deis")) && ends_at_zero {
             return Err(PlanError::Invalid {
                 option: "final_sigmas_type",
-                expected: "sigma_min for dpmsolver and sde-dpmsolver",
+                expected: "sigma_min for this algorithm_type",
                 value: "zero".into(),
             });
         }
