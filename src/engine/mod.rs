@@ -6,6 +6,7 @@
 mod event;
 mod job;
 mod memory;
+mod model;
 mod network;
 mod run;
 mod running;

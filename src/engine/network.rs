@@ -1,5 +1,6 @@
 //! The seam between bookkeeping and mathematics: what the engine needs of a model.
 
+pub use crate::diffusion::model::PromptRequest;
 use crate::diffusion::sampler::Plan;
 use crate::domain::Scheduler;
 
@@ -16,18 +17,6 @@ impl LatentShape {
     pub fn count(&self) -> usize {
         self.channels * self.height * self.width
     }
-}
-
-/// What is encoded once per request.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PromptRequest<'a> {
-    pub prompt: &'a str,
-    pub negative_prompt: Option<&'a str>,
-    pub guidance_scale: f64,
-    /// Pixels.
-    pub width: usize,
-    /// Pixels.
-    pub height: usize,
 }
 
 /// One picture's share of a UNet call; two UNet rows when its prompt is guided.
