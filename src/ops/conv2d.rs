@@ -1,8 +1,10 @@
 //! 2-D convolution over `[N, C, H, W]`, with what usually stands before and after it.
 
+use super::cpu;
 use super::norm::GroupNorm;
-use super::resample::upsample_nearest;
-use candle_core::{Result, Tensor};
+use super::resample::{nearest_indices, upsample_nearest};
+use super::view::{View, is_ours};
+use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 /// Size and geometry of a convolution with a square kernel.
@@ -58,17 +60,39 @@ pub struct Fused<'a> {
 }
 
 /// torch's `Conv2d` with a square kernel.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Conv2d {
-    weight: Tensor,
-    bias: Tensor,
+    weights: Weights,
     shape: ConvShape,
 }
 
+#[derive(Debug)]
+enum Weights {
+    Packed(cpu::conv::Packed),
+    Plain { weight: Tensor, bias: Tensor },
+}
+
 impl Conv2d {
-    /// From a weight `[Cout, Cin, k, k]` and a bias `[Cout]`.
+    /// From a weight `[Cout, Cin, k, k]` and a bias `[Cout]`, packed for our kernel where it takes them.
     pub fn new(weight: Tensor, bias: Tensor, shape: ConvShape) -> Result<Self> {
-        Ok(Conv2d { weight, bias, shape })
+        let plain = Conv2d::plain(weight, bias, shape)?;
+        let Weights::Plain { weight, bias } = &plain.weights else { return Ok(plain) };
+        if !is_ours(weight) {
+            return Ok(plain);
+        }
+        let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
+        let (weight, bias) = (View::new(&weight), View::new(&bias));
+        let packed = cpu::conv::Packed::new(weight.slice()?, bias.slice()?, shape);
+        Ok(Conv2d { weights: Weights::Packed(packed), shape })
+    }
+
+    /// The same on plain candle operations: for other devices, and what tests compare with.
+    pub fn plain(weight: Tensor, bias: Tensor, shape: ConvShape) -> Result<Self> {
+        let ConvShape { inputs, outputs, kernel, stride, .. } = shape;
+        if weight.dims() != [outputs, inputs, kernel, kernel] || bias.dims() != [outputs] || stride == 0 {
+            bail!("weight {:?} and bias {:?} do not fit {shape:?}", weight.dims(), bias.dims());
+        }
+        Ok(Conv2d { weights: Weights::Plain { weight, bias }, shape })
     }
 
     /// Reads `weight` and `bias`.
@@ -83,30 +107,78 @@ impl Conv2d {
     }
 
     /// The same with its surroundings.
+    ///
+    /// # Errors
+    /// Shapes that do not fit together.
     pub fn forward_with(&self, x: &Tensor, fused: &Fused) -> Result<Tensor> {
-        let mut x = match fused.norm {
-            Some(norm) => norm.forward(x)?,
-            None => x.clone(),
-        };
-        if fused.silu {
-            x = x.silu()?;
+        let (n, c, h, w) = x.dims4()?;
+        let shape = &self.shape;
+        let (height, width) = fused.upsample.unwrap_or((h, w));
+        let out = (n, shape.outputs, shape.output_len(height), shape.output_len(width));
+        if c != shape.inputs || n * h * w * out.2 * out.3 == 0 {
+            bail!("a picture of {:?} does not fit {shape:?}", x.dims());
         }
-        if let Some((height, width)) = fused.upsample {
-            x = upsample_nearest(&x, height, width)?;
+        if fused.row_bias.is_some_and(|b| b.dims() != [n, shape.outputs]) {
+            bail!("a row bias of {:?} for {n} rows of {shape:?}", fused.row_bias.map(|b| b.dims()));
         }
-        let (before, after) = (self.shape.pad_before, self.shape.pad_after);
-        let padding = if before == after { before } else { 0 };
-        if padding == 0 && before + after > 0 {
-            x = x.pad_with_zeros(2, before, after)?.pad_with_zeros(3, before, after)?;
+        if fused.residual.is_some_and(|r| r.dims() != [out.0, out.1, out.2, out.3]) {
+            bail!("a residual of {:?} for a result of {out:?}", fused.residual.map(|r| r.dims()));
         }
-        let mut y = x.conv2d(&self.weight, padding, self.shape.stride, 1, 1)?;
-        y = y.broadcast_add(&self.bias.reshape((1, self.shape.outputs, 1, 1))?)?;
-        if let Some(bias) = fused.row_bias {
-            y = y.broadcast_add(&bias.unsqueeze(2)?.unsqueeze(3)?)?;
+        match &self.weights {
+            Weights::Packed(packed) => Tensor::from_vec(convolve(packed, x, fused)?, out, x.device()),
+            Weights::Plain { weight, bias } => plain(weight, bias, shape, x, fused),
         }
-        match fused.residual {
-            Some(residual) => y + residual,
-            None => Ok(y),
-        }
+    }
+}
+
+/// With our kernel.
+fn convolve(packed: &cpu::conv::Packed, x: &Tensor, fused: &Fused) -> Result<Vec<f32>> {
+    let (_, _, height, width) = x.dims4()?;
+    let contiguous = |x: Option<&Tensor>| x.map(|x| x.contiguous()).transpose();
+    let (x, row_bias, residual) = (x.contiguous()?, contiguous(fused.row_bias)?, contiguous(fused.residual)?);
+    let affine = fused.norm.map(|norm| norm.affine(&x)).transpose()?;
+    let resample = fused.upsample.map(|(h, w)| (nearest_indices(height, h), nearest_indices(width, w)));
+    let x = View::new(&x);
+    let (row_bias, residual) = (row_bias.as_ref().map(View::new), residual.as_ref().map(View::new));
+    Ok(cpu::conv::conv2d(
+        packed,
+        &cpu::conv::Input {
+            x: x.slice()?,
+            height,
+            width,
+            affine: affine.as_ref(),
+            silu: fused.silu,
+            resample,
+            row_bias: row_bias.as_ref().map(View::slice).transpose()?,
+            residual: residual.as_ref().map(View::slice).transpose()?,
+        },
+    ))
+}
+
+/// With candle's operations.
+fn plain(weight: &Tensor, bias: &Tensor, shape: &ConvShape, x: &Tensor, fused: &Fused) -> Result<Tensor> {
+    let mut x = match fused.norm {
+        Some(norm) => norm.forward(x)?,
+        None => x.clone(),
+    };
+    if fused.silu {
+        x = x.silu()?;
+    }
+    if let Some((height, width)) = fused.upsample {
+        x = upsample_nearest(&x, height, width)?;
+    }
+    let (before, after) = (shape.pad_before, shape.pad_after);
+    let padding = if before == after { before } else { 0 };
+    if before != after {
+        x = x.pad_with_zeros(2, before, after)?.pad_with_zeros(3, before, after)?;
+    }
+    let mut y = x.conv2d(weight, padding, shape.stride, 1, 1)?;
+    y = y.broadcast_add(&bias.reshape((1, shape.outputs, 1, 1))?)?;
+    if let Some(bias) = fused.row_bias {
+        y = y.broadcast_add(&bias.unsqueeze(2)?.unsqueeze(3)?)?;
+    }
+    match fused.residual {
+        Some(residual) => y + residual,
+        None => Ok(y),
     }
 }

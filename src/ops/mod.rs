@@ -6,12 +6,14 @@
 pub mod activation;
 pub mod attention;
 pub mod conv2d;
+pub mod cpu;
 pub mod linear;
 pub mod norm;
 pub mod resample;
+mod view;
 
 pub use activation::{gelu_erf, silu};
-pub use attention::attention;
+pub use attention::{attention, attention_plain};
 pub use conv2d::{Conv2d, ConvShape, Fused};
-pub use linear::Linear;
+pub use linear::{Geglu, Linear};
 pub use norm::{GroupNorm, LayerNorm};

@@ -1,15 +1,17 @@
 //! Group norm over `[N, C, H, W]` and layer norm over the last dimension.
 
-use candle_core::{D, Result, Tensor};
+use super::cpu::norm::{Affine, group_affine};
+use super::view::View;
+use candle_core::{D, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 /// torch's `GroupNorm` with affine parameters.
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
-    pub(super) weight: Tensor,
-    pub(super) bias: Tensor,
-    pub(super) groups: usize,
-    pub(super) eps: f64,
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
 }
 
 impl GroupNorm {
@@ -19,9 +21,19 @@ impl GroupNorm {
     /// A tensor is missing or has another shape, or `groups` does not divide `channels`.
     pub fn load(vb: VarBuilder, groups: usize, channels: usize, eps: f64) -> Result<Self> {
         if groups == 0 || !channels.is_multiple_of(groups) {
-            candle_core::bail!("{}: {groups} groups do not divide {channels} channels", vb.prefix());
+            bail!("{}: {groups} groups do not divide {channels} channels", vb.prefix());
         }
         Ok(GroupNorm { weight: vb.get(channels, "weight")?, bias: vb.get(channels, "bias")?, groups, eps })
+    }
+
+    /// The norm of `x` `[N, C, H, W]`, contiguous in f32 on the CPU, as scale and shift for each channel.
+    pub(super) fn affine(&self, x: &Tensor) -> Result<Affine> {
+        let (_, c, h, w) = x.dims4()?;
+        if self.weight.dims() != [c] {
+            bail!("a norm of {:?} channels on a picture of {:?}", self.weight.dims(), x.dims());
+        }
+        let (x, weight, bias) = (View::new(x), View::new(&self.weight), View::new(&self.bias));
+        Ok(group_affine(x.slice()?, h * w, self.groups, weight.slice()?, bias.slice()?, self.eps))
     }
 
     /// `[N, C, H, W]` to the same shape.
@@ -38,15 +50,20 @@ impl GroupNorm {
 /// torch's `LayerNorm` over the last dimension with affine parameters.
 #[derive(Debug, Clone)]
 pub struct LayerNorm {
-    pub(super) weight: Tensor,
-    pub(super) bias: Tensor,
-    pub(super) eps: f64,
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
 }
 
 impl LayerNorm {
     /// Reads `weight` and `bias`, both `[channels]`.
     pub fn load(vb: VarBuilder, channels: usize, eps: f64) -> Result<Self> {
         Ok(LayerNorm { weight: vb.get(channels, "weight")?, bias: vb.get(channels, "bias")?, eps })
+    }
+
+    /// Weight, bias and epsilon.
+    pub(super) fn parameters(&self) -> (&Tensor, &Tensor, f64) {
+        (&self.weight, &self.bias, self.eps)
     }
 
     /// `[.., C]` to the same shape.

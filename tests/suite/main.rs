@@ -8,6 +8,7 @@ mod golden;
 mod noise;
 mod samplers;
 mod stage;
+mod ops;
 mod store;
 mod text_encoder;
 mod tokenizer;

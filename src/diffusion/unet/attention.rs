@@ -2,7 +2,7 @@
 
 use super::config::Level;
 use super::context::KeyValue;
-use crate::ops::{GroupNorm, LayerNorm, Linear, attention};
+use crate::ops::{Geglu, GroupNorm, LayerNorm, Linear, attention};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
@@ -96,7 +96,7 @@ struct TransformerBlock {
     norm2: LayerNorm,
     attn2: CrossAttention,
     norm3: LayerNorm,
-    expand: Linear,
+    expand: Geglu,
     contract: Linear,
 }
 
@@ -114,7 +114,7 @@ impl TransformerBlock {
             norm2: norm("norm2")?,
             attn2: CrossAttention::load(vb.pp("attn2"), level)?,
             norm3: norm("norm3")?,
-            expand: Linear::load(vb.pp("ff.net.0.proj"), c, 8 * c, true)?,
+            expand: Geglu::load(vb.pp("ff.net.0.proj"), c, 4 * c)?,
             contract: Linear::load(vb.pp("ff.net.2"), 4 * c, c, true)?,
         })
     }
@@ -132,7 +132,7 @@ impl TransformerBlock {
             FirstAttention::Prompt(attention) => attention.forward(x, &self.norm1, context)?,
         };
         let x = self.attn2.forward(&x, &self.norm2, context)?;
-        self.contract.forward_with(&self.expand.forward_geglu(&x, &self.norm3)?, None, Some(&x))
+        self.contract.forward_with(&self.expand.forward(&x, &self.norm3)?, None, Some(&x))
     }
 }
 
