@@ -6,6 +6,7 @@ use super::resample::{nearest_indices, upsample_nearest};
 use super::view::{View, is_ours};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use std::sync::Arc;
 
 /// Size and geometry of a convolution with a square kernel.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,15 +61,15 @@ pub struct Fused<'a> {
 }
 
 /// torch's `Conv2d` with a square kernel.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Conv2d {
     weights: Weights,
     shape: ConvShape,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Weights {
-    Packed(cpu::conv::Packed),
+    Packed(Arc<cpu::conv::Packed>),
     Plain { weight: Tensor, bias: Tensor },
 }
 
@@ -83,7 +84,7 @@ impl Conv2d {
         let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
         let (weight, bias) = (View::new(&weight), View::new(&bias));
         let packed = cpu::conv::Packed::new(weight.slice()?, bias.slice()?, shape);
-        Ok(Conv2d { weights: Weights::Packed(packed), shape })
+        Ok(Conv2d { weights: Weights::Packed(Arc::new(packed)), shape })
     }
 
     /// The same on plain candle operations: for other devices, and what tests compare with.

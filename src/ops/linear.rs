@@ -6,18 +6,19 @@ use super::norm::{GroupNorm, LayerNorm};
 use super::view::{View, is_ours};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use std::sync::Arc;
 
 /// y = x·Wᵀ + b for each token.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Linear {
     weights: Weights,
     inputs: usize,
     outputs: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Weights {
-    Packed(Packed),
+    Packed(Arc<Packed>),
     Plain { weight: Tensor, bias: Option<Tensor> },
 }
 
@@ -33,7 +34,7 @@ impl Linear {
         let bias = bias.as_ref().map(View::new);
         let bias = bias.as_ref().map(View::slice).transpose()?;
         let packed = Packed::new(View::new(&weight).slice()?, bias, plain.inputs, plain.outputs);
-        Ok(Linear { weights: Weights::Packed(packed), ..plain })
+        Ok(Linear { weights: Weights::Packed(Arc::new(packed)), ..plain })
     }
 
     /// The same on plain candle operations: for other devices, and what tests compare with.
@@ -139,7 +140,7 @@ impl Linear {
 }
 
 /// diffusers' `GEGLU`: one half of a linear layer's outputs times the GELU of the other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Geglu {
     value: Linear,
     gate: Linear,
