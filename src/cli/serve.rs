@@ -18,6 +18,9 @@ use crate::engine::EngineHandle;
 use crate::store::{DataDir, SqliteStore, Store};
 use crate::worker::{Worker, WorkerError, WorkerOptions};
 
+/// The file in the data folder that says where the server listens, for scripts that asked for port 0.
+const ADDRESS: &str = "address";
+
 /// The data folder and the port: taken first, so that a second server fails before it loads a model.
 pub struct Ground {
     data: DataDir,
@@ -42,6 +45,8 @@ impl Ground {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on: try another --listen", config.listen))?;
+        // A killed server leaves its address behind.
+        let _ = fs::remove_file(data.path().join(ADDRESS));
         Ok(Ground { data, listener })
     }
 
@@ -71,8 +76,7 @@ impl Ground {
             closing: closing.clone(),
         });
         let server = Server::new(router, Limits::default());
-        // Scripts that asked for port 0 find the address here.
-        fs::write(data.path().join("address"), address.to_string()).context("the data folder cannot be written")?;
+        fs::write(data.path().join(ADDRESS), address.to_string()).context("the data folder cannot be written")?;
         Ok(Serving {
             address,
             worker: tokio::spawn(worker.run(stop.clone())),
@@ -109,7 +113,7 @@ impl Serving {
         }
         self.store.close().await;
         // Best effort: an old address is only confusing.
-        let _ = fs::remove_file(self.data.path().join("address"));
+        let _ = fs::remove_file(self.data.path().join(ADDRESS));
     }
 }
 

@@ -233,6 +233,7 @@ fn whole(value: &Value) -> Option<i128> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn parse(value: Value) -> Result<Input, Vec<FieldError>> {
@@ -309,5 +310,42 @@ mod tests {
         assert_eq!(parse(json!({"width": 1024, "height": 768})).unwrap().refusal(&table), None);
         let refused = parse(json!({"width": 1024, "height": 1024})).unwrap().refusal(&table).unwrap();
         assert!(refused.starts_with("Maximum size is 1024x768 or 768x1024 pixels, because of memory limits."));
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            (0..20u32).prop_map(|n| Value::from(64 * n)),
+            ".*".prop_map(Value::from),
+            Just(Value::from("K_EULER")),
+        ];
+        leaf.prop_recursive(3, 8, 3, |inner| proptest::collection::vec(inner, 0..3).prop_map(Value::from))
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_in_bounds_and_nothing_panics(
+            values in proptest::collection::vec((0..10usize, any_json()), 0..10)
+        ) {
+            const NAMES: [&str; 10] = ["prompt", "negative_prompt", "width", "height", "num_outputs", "seed", "other",
+                "num_inference_steps", "guidance_scale", "scheduler"];
+            let object: Map<String, Value> =
+                values.into_iter().map(|(name, value)| (NAMES[name].to_string(), value)).collect();
+            let table = InputTable::default();
+            match Input::parse(&table, &object) {
+                Ok(input) => {
+                    prop_assert!(input.width % 64 == 0 && (64..=1024).contains(&input.width));
+                    prop_assert!((1..=4).contains(&input.num_outputs));
+                    prop_assert!((1..=500).contains(&input.num_inference_steps));
+                    prop_assert!((1.0..=20.0).contains(&input.guidance_scale));
+                    let _ = input.refusal(&table);
+                }
+                Err(errors) => prop_assert!(errors.iter().all(|e| e.field.starts_with("input."))),
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ mod arrows;
 mod engine;
 mod golden;
 mod noise;
+mod restart;
 mod samplers;
 mod stage;
 mod ops;
