@@ -10,16 +10,78 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::device::DeviceArgs;
+use super::model::{self, Loaded};
 use crate::api::{self, ApiState, Keys, Limits, Server};
 use crate::blobs::Blobs;
-use crate::config::Config;
-use crate::domain::Catalog;
-use crate::engine::EngineHandle;
+use crate::config::{Config, ServeArgs};
+use crate::domain::{Catalog, ModelManifest, Source};
+use crate::engine::{EngineHandle, EngineOptions};
 use crate::store::{DataDir, SqliteStore, Store};
+use crate::weights::manifests;
 use crate::worker::{Worker, WorkerError, WorkerOptions};
+
+/// Requests that take turns on a CPU: more would only make each of them later.
+const CPU_JOBS: usize = 4;
 
 /// The file in the data folder that says where the server listens, for scripts that asked for port 0.
 const ADDRESS: &str = "address";
+
+/// Serves until a signal.
+pub fn run(args: ServeArgs) -> Result<()> {
+    let config = args.resolve().map_err(|wrong| anyhow!("these settings are wrong:\n{wrong}"))?;
+    let level = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
+    if let Some(threads) = config.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(&config))
+}
+
+async fn serve(config: &Config) -> Result<()> {
+    let ground = Ground::take(config).await?;
+    let device = DeviceArgs { device: config.device, dtype: config.dtype };
+    let mut loaded = model::load(config.model.as_deref(), &device)?;
+    let (width, height) = loaded.default_size();
+    if let Source::Directory { .. } = loaded.manifest.source {
+        loaded.manifest.input.prefer_size(width as u32, height as u32);
+    }
+    let about = describe(config, &loaded);
+    let catalog = Catalog::new(loaded.manifest.clone(), &manifests::known()?);
+    let max_jobs = if loaded.opened.device.is_cpu() { CPU_JOBS } else { EngineOptions::default().max_jobs };
+    let engine = loaded.start(EngineOptions { max_rows: config.max_rows, max_jobs, ..EngineOptions::default() })?;
+    let serving = ground.serve(config, catalog, engine).await?;
+    println!("{about}\nlistening on http://{}", serving.address);
+    until_signal(serving, config.drain).await
+}
+
+/// What a person who starts the server should know.
+fn describe(config: &Config, loaded: &Loaded) -> String {
+    let Loaded { manifest, opened, load_s, .. } = loaded;
+    let mut lines = vec![
+        format!("stablehand {}", env!("CARGO_PKG_VERSION")),
+        format!("model   {} (loaded in {load_s:.1} s): {}", manifest.name, manifest.description),
+    ];
+    lines.extend(stand_in(manifest));
+    lines.push(format!("device  {:?}, {:?}", opened.device.location(), opened.dtype).to_lowercase());
+    lines.extend(opened.notes.iter().map(|note| format!("        {note}")));
+    lines.push(format!("data    {}", config.data_dir.display()));
+    if config.api_keys.is_empty() {
+        lines.push("keys    none: whoever reaches this address may use it".to_string());
+    }
+    lines.join("\n")
+}
+
+fn stand_in(manifest: &ModelManifest) -> Option<String> {
+    let (own, others) = (&manifest.name, manifest.stands_in_for.join(", "));
+    match (&manifest.source, others.is_empty()) {
+        (_, true) => None,
+        (Source::Builtin, _) => {
+            Some(format!("NOTE    no real model is configured (--model): the built-in {own} stands in for {others}"))
+        }
+        _ => Some(format!("NOTE    {own} stands in for {others}")),
+    }
+}
 
 /// The data folder and the port: taken first, so that a second server fails before it loads a model.
 pub struct Ground {

@@ -255,6 +255,15 @@ impl ModelManifest {
 }
 
 impl InputTable {
+    /// Makes these sides the defaults, as far as they are among the sizes.
+    pub fn prefer_size(&mut self, width: u32, height: u32) {
+        for (sizes, side) in [(&mut self.width, width), (&mut self.height, height)] {
+            if sizes.allowed().contains(&side) {
+                sizes.default = side;
+            }
+        }
+    }
+
     fn problem(&self) -> Option<String> {
         for (name, sizes) in [("width", &self.width), ("height", &self.height)] {
             let allowed = sizes.allowed();
