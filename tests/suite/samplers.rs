@@ -56,9 +56,8 @@ fn cases() -> Vec<Value> {
 fn refused_by_us(case: &Value) -> bool {
     let config = &case["config"];
     let (name, scheduler) = (case["name"].as_str().unwrap(), case["scheduler"].as_str().unwrap());
-    let beta = config["use_beta_sigmas"] == true && ["K_EULER", "KLMS", "DPMSolverMultistep"].contains(&scheduler);
     let thresholding = config["thresholding"] == true && ["DDIM", "DPMSolverMultistep"].contains(&scheduler);
-    beta || thresholding || name.starts_with("flow") || name.starts_with("unknown prediction")
+    thresholding || name.starts_with("flow") || name.starts_with("unknown prediction")
 }
 
 #[test]
@@ -201,12 +200,12 @@ proptest! {
         prediction in prop::sample::select(vec!["epsilon", "v_prediction", "sample"]),
         spacing in prop::sample::select(vec!["leading", "linspace", "trailing"]),
         betas in prop::sample::select(vec!["linear", "scaled_linear", "squaredcos_cap_v2"]),
-        flags in prop::collection::vec(any::<bool>(), 5),
+        flags in prop::collection::vec(any::<bool>(), 6),
         train in prop::sample::select(vec![1, 7, 100, 1000]),
     ) {
         let config = config(json!({
             "prediction_type": prediction, "timestep_spacing": spacing, "beta_schedule": betas,
-            "num_train_timesteps": train, "use_karras_sigmas": flags[0], "rescale_betas_zero_snr": flags[1],
+            "num_train_timesteps": train, "use_karras_sigmas": flags[0], "use_beta_sigmas": flags[5], "rescale_betas_zero_snr": flags[1],
             "skip_prk_steps": flags[2], "clip_sample": flags[3], "steps_offset": i32::from(flags[4]),
         }));
         if let Ok(plan) = plan(scheduler, &config, steps) {

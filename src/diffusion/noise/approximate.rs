@@ -27,7 +27,7 @@ pub(super) fn ln(x: f32) -> f32 {
     let y = P[1..].iter().fold(P[0], |y, p| y.mul_add(m, *p)) * m;
     let y = y.mul_add(z, exponent * -2.121_944_4e-4);
     let y = z.mul_add(-0.5, y);
-    exponent.mul_add(0.693_359_375, m + y)
+    exponent.mul_add(0.693_359_4, m + y)
 }
 
 /// (sine, cosine) of a number from 0 to 2π.

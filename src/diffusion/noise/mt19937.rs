@@ -40,7 +40,7 @@ impl CpuGenerator {
     fn blocks(&mut self, count: usize) -> Vec<f32> {
         let mut values: Vec<f32> = (0..count).map(|_| self.uniform()).collect();
         values.chunks_exact_mut(16).for_each(normals);
-        if count % 16 != 0 {
+        if !count.is_multiple_of(16) {
             let tail = &mut values[count - 16..];
             tail.iter_mut().for_each(|value| *value = self.uniform());
             normals(tail);

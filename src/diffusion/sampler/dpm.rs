@@ -203,7 +203,8 @@ fn levels(
             let ends = (trained[trained.len() - 1], trained[0]);
             let (high, low) = if curve == Curve::Lu { ends } else { overridden_ends(config, ends)? };
             let sigmas = curve.sigmas(high, low, steps);
-            let truncates = config.is("beta_schedule", "squaredcos_cap_v2") || curve == Curve::Exponential;
+            let truncates =
+                config.is("beta_schedule", "squaredcos_cap_v2") || matches!(curve, Curve::Exponential | Curve::Beta);
             let logs: Vec<f64> = trained.iter().map(|s| f64::from((*s as f32).ln())).collect();
             let timestep = |sigma: &f64| match (timestep_of(*sigma, &logs), truncates) {
                 (t, true) => t.trunc() as f32,

@@ -2,7 +2,7 @@
 //! algorithm 2 of arXiv 2206.00364 and k-diffusion.
 
 use super::schedule::{Prediction, Schedule};
-use super::sigmas::{Levels, log_linear};
+use super::sigmas::{Curve, Levels, log_linear};
 use super::{Evaluation, Linear, Plan, PlanError, SchedulerConfig};
 use crate::domain::Scheduler;
 
@@ -37,7 +37,7 @@ fn levels(
         &[("linear", false), ("log_linear", true)],
         "linear or log_linear",
     )?;
-    if log && (config.flag("use_karras_sigmas", false)? || config.flag("use_exponential_sigmas", false)?) {
+    if log && Curve::read(Scheduler::KEuler, config, false)?.is_some() {
         return Err(PlanError::Unsupported {
             scheduler: Scheduler::KEuler.name(),
             option: "interpolation_type",

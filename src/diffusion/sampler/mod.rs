@@ -101,6 +101,9 @@ pub fn plan(scheduler: Scheduler, config: &SchedulerConfig, steps: usize) -> Res
     if let Some(at) = plan.evaluations.iter().position(|e| !e.is_finite()) {
         return Err(refuse(format!("the coefficients of evaluation {at} are not finite with this config")));
     }
+    if plan.evaluations.is_empty() || !plan.init_noise_sigma.is_finite() {
+        return Err(refuse("no timesteps are left with this config".into()));
+    }
     // The pipelines' progress bar counts inference steps: evaluations beyond that number are a silent warm-up.
     let warm_up = plan.evaluations.len().saturating_sub(steps);
     for (i, evaluation) in plan.evaluations.iter_mut().enumerate() {

@@ -18,6 +18,7 @@ pub(super) struct Levels {
 pub(super) enum Curve {
     Karras,
     Exponential,
+    Beta,
     Lu,
 }
 
@@ -92,13 +93,13 @@ pub(super) fn check_start(timesteps: &[f32], scheduler: Scheduler, steps: usize)
 
 impl Curve {
     pub fn read(scheduler: Scheduler, config: &SchedulerConfig, lu: bool) -> Result<Option<Self>, PlanError> {
-        config.refuse(scheduler, "use_beta_sigmas", &[false.into()])?;
         let karras = config.flag("use_karras_sigmas", false)?;
         let exponential = config.flag("use_exponential_sigmas", false)?;
-        if karras && exponential {
-            return Err(PlanError::Invalid {
-                option: "use_karras_sigmas",
-                expected: "false when use_exponential_sigmas is true",
+        let beta = config.flag("use_beta_sigmas", false)?;
+        if [karras, exponential, beta].into_iter().filter(|&on| on).count() > 1 {
+            return Err(PlanError::Unsupported {
+                scheduler: scheduler.name(),
+                option: "more than one of use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas",
                 value: "true".into(),
             });
         }
@@ -106,11 +107,12 @@ impl Curve {
             (true, _, _) => Some(Curve::Karras),
             (_, true, _) => Some(Curve::Lu),
             (_, _, true) => Some(Curve::Exponential),
-            _ => None,
+            _ => beta.then_some(Curve::Beta),
         })
     }
 
-    /// `count` noise levels from `high` down to `low` (Karras: arXiv 2206.00364, formula 5, ρ = 7).
+    /// `count` noise levels from `high` down to `low` (Karras: arXiv 2206.00364, formula 5, ρ = 7; beta: arXiv 2407.12173,
+    /// α = β = 0.6).
     pub fn sigmas(self, high: f64, low: f64, count: usize) -> Vec<f64> {
         match self {
             Curve::Karras => {
@@ -118,12 +120,42 @@ impl Curve {
                 linspace(0.0, 1.0, count).into_iter().map(|t| (from + t * (to - from)).powf(7.0)).collect()
             }
             Curve::Exponential => linspace(high.ln(), low.ln(), count).into_iter().map(f64::exp).collect(),
+            Curve::Beta => {
+                let shares = linspace(0.0, 1.0, count).into_iter().map(|t| beta_quantile(1.0 - t));
+                shares.map(|share| low + share * (high - low)).collect()
+            }
             Curve::Lu => {
                 let (from, to) = (high.ln(), low.ln());
                 linspace(0.0, 1.0, count).into_iter().map(|t| (from + t * (to - from)).exp()).collect()
             }
         }
     }
+}
+
+/// The quantile function of the beta distribution with both parameters 0.6, by bisection.
+fn beta_quantile(p: f64) -> f64 {
+    if p > 0.5 {
+        return 1.0 - beta_quantile(1.0 - p);
+    }
+    let target = 2.0 * p * incomplete_beta(0.5);
+    let (mut low, mut high) = (0.0, 0.5);
+    for _ in 0..64 {
+        let middle = (low + high) / 2.0;
+        if incomplete_beta(middle) < target { low = middle } else { high = middle }
+    }
+    high
+}
+
+/// The integral of `t^(a−1)·(1−t)^(a−1)` from 0 to `x ≤ ½` with a = 0.6, as a power series.
+fn incomplete_beta(x: f64) -> f64 {
+    const A: f64 = 0.6;
+    let (mut power, mut sum) = (1.0, 0.0);
+    for n in 0..64 {
+        let n = f64::from(n);
+        sum += power / (A + n);
+        power *= x * (n + 1.0 - A) / (n + 1.0);
+    }
+    sum * x.powf(A)
 }
 
 /// (highest, lowest) σ, unless the file sets `sigma_max` and `sigma_min`.
