@@ -39,6 +39,12 @@ pub enum WeightsError {
     Shape { path: String, tensor: String, expected: Vec<usize>, found: Vec<usize> },
     #[error("{path}: tensor {tensor} is stored as {stored}; only F32, F16 and BF16 are read")]
     Dtype { path: String, tensor: String, stored: String },
+    #[error(transparent)]
+    Hub(#[from] super::hub::HubError),
+    #[error(transparent)]
+    Manifest(#[from] crate::domain::ManifestError),
+    #[error("{model:?} is neither a folder nor a known model; known are {known}")]
+    UnknownModel { model: String, known: String },
 }
 
 impl From<WeightsError> for candle_core::Error {

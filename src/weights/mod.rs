@@ -6,10 +6,13 @@
 mod builtin;
 mod checkpoint;
 mod error;
+pub mod hub;
 pub mod manifests;
 mod names;
+mod resolve;
 mod tensor_file;
 mod tensors;
 
 pub use checkpoint::Checkpoint;
 pub use error::WeightsError;
+pub use resolve::{Resolved, find, resolve};

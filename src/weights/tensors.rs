@@ -14,7 +14,7 @@ use super::{Checkpoint, WeightsError};
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 
 /// Names under which the same weights come pickled.
-const PICKLES: [&str; 3] = ["bin", "ckpt", "pt"];
+pub(super) const PICKLES: [&str; 3] = ["bin", "ckpt", "pt"];
 
 /// The sharded index of transformers and diffusers, as far as it is read.
 #[derive(Deserialize)]
@@ -75,7 +75,7 @@ impl TensorFiles {
 }
 
 /// File names by which weights are looked for, best first.
-fn candidates() -> impl Iterator<Item = String> {
+pub(super) fn candidates() -> impl Iterator<Item = String> {
     STEMS.iter().flat_map(|stem| {
         [
             format!("{stem}.safetensors"),

@@ -5,6 +5,7 @@ mod api;
 mod arrows;
 mod engine;
 mod golden;
+mod hub;
 mod noise;
 mod restart;
 mod samplers;

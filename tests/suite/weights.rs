@@ -31,7 +31,7 @@ fn bytes_of(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     }
 }
 
-fn save(path: &Path, dtype: Dtype, tensors: &[(&str, &[usize], &[f32])]) {
+pub fn save(path: &Path, dtype: Dtype, tensors: &[(&str, &[usize], &[f32])]) {
     let data: Vec<Vec<u8>> = tensors.iter().map(|(_, _, values)| bytes_of(dtype, values)).collect();
     let views: HashMap<&str, TensorView> = tensors
         .iter()
@@ -41,7 +41,7 @@ fn save(path: &Path, dtype: Dtype, tensors: &[(&str, &[usize], &[f32])]) {
     fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
-fn values(tensor: Tensor) -> Vec<f32> {
+pub fn values(tensor: Tensor) -> Vec<f32> {
     assert_eq!(tensor.dtype(), DType::F32);
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
