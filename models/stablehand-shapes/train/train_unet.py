@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import captions
+import muon
 import shapes
 import tokenizer as tokenizers
 from common import (
@@ -27,22 +28,25 @@ from common import (
     seed_everything,
 )
 
-FRESH = 0.1  # the share of each batch that is newly drawn; the rest comes from the pool
+FRESH = 0.06  # the share of each batch that is newly drawn; the rest comes from the pool
 CAPTION_DROPOUT = 0.12
-# Latent (height, width): batch. Every step takes one batch of the first table and one of the second.
+EARLY_UNTIL = 0.6  # of the schedule: until then mostly small pictures, which teach what words mean three times as fast
+# Latent (height, width): batch. A step takes one batch of the first table and, SIDE_SHARE of the time, one of the second.
 MAIN = {"early": ((16, 16), 48), "late": ((32, 32), 16)}
-EARLY_UNTIL = 0.12  # of the schedule
-SIDE = [  # (height, width), batch, share
-    ((64, 64), 2, 0.30),
-    ((96, 96), 1, 0.30),
-    ((16, 16), 16, 0.10),
-    ((48, 48), 3, 0.10),
-    ((32, 48), 5, 0.05),
-    ((48, 32), 5, 0.05),
-    ((64, 96), 1, 0.05),
-    ((96, 64), 1, 0.05),
+SIDE = [  # (height, width), batch, share early, share late
+    ((16, 16), 16, 0.00, 0.10),
+    ((32, 32), 8, 0.45, 0.00),
+    ((48, 48), 3, 0.10, 0.10),
+    ((64, 64), 2, 0.20, 0.30),
+    ((96, 96), 1, 0.15, 0.30),
+    ((32, 48), 5, 0.03, 0.05),
+    ((48, 32), 5, 0.03, 0.05),
+    ((64, 96), 1, 0.02, 0.05),
+    ((96, 64), 1, 0.02, 0.05),
 ]
-SIDE_WEIGHT = 0.3
+SIDE_SHARE, SIDE_WEIGHT = {"early": 0.5, "late": 0.9}, 0.4
+FIGURE_WEIGHT = 6.0  # figures are a tenth of the picture, so they count for more, until the polish
+POLISH_FROM = 0.78  # of the schedule: from then on it is about clean pictures
 
 
 class Pool:
@@ -113,15 +117,16 @@ def signal_and_noise():
     return alphas.sqrt().float().to(DEVICE), (1 - alphas).sqrt().float().to(DEVICE)
 
 
-def noised(latents, signal, noise, rng):
+def noised(latents, signal, noise, rng, polish):
     """Timesteps, noised latents and the v to predict.
 
     The last timestep still has a trace of the picture, and in large latents its average betrays the background; a
     sampler starts from noise without it, and guidance overshoots it. So, the noisier the timestep, the more the trace is
     weakened or amplified at random; v is set such that it still leads to the right picture. Larger latents need noisier timesteps.
+    `polish`: fewer of the noisy timesteps, where the scene is decided, and more of those where it is made clean.
     """
     count, _, height, width = latents.shape
-    power = 1.2 + 0.3 * np.log2((height * width) ** 0.5 / 16)
+    power = (1.3 if polish else 2.0) + 0.4 * np.log2((height * width) ** 0.5 / 16)
     t = torch.from_numpy((1000 * rng.random(count) ** (1 / power)).astype(int)).clamp(0, 999).to(DEVICE)
     spread = ((t - 400) / 600).clamp(0, 1) * 2 * (torch.rand(count, device=DEVICE) - 0.5)
     strength = torch.where((t > 850) & (torch.rand(count, device=DEVICE) < 0.3), 0.0, 1 + spread)[:, None, None, None]
@@ -130,10 +135,18 @@ def noised(latents, signal, noise, rng):
     return t, mixed, (a * mixed - latents) / s
 
 
+def figure_weights(latents, t):
+    """Weights for the loss, larger where a picture is not background, at noisy timesteps; 1 on average."""
+    background = latents.flatten(2).median(2).values[:, :, None, None]
+    figure = ((latents - background).abs().amax(1, keepdim=True) > 0.4).float()
+    weights = 1 + FIGURE_WEIGHT * figure * ((t - 300) / 300).clamp(0, 1)[:, None, None, None]
+    return weights / weights.mean()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument("--learning-rate", type=float, default=1.2e-3)
+    parser.add_argument("--learning-rate", type=float, default=2.6e-3)
     parser.add_argument("--batch-scale", type=int, default=8 if DEVICE.type == "cuda" else 1)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
@@ -146,12 +159,13 @@ def main():
     unet = new_unet().to(DEVICE, memory_format=torch.channels_last)
     if saved:
         unet.load_state_dict(saved["model"])
-    average = Average(unet, 0.999)
-    optimizer = torch.optim.AdamW(unet.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
+    average = Average(unet, 0.998)
+    optimizers = muon.optimizers(unet)
     if saved:
         average.model.load_state_dict(saved["average"])
         average.count = saved["step"]
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(state)
     clock, step = Clock(args.minutes, saved["spent"] if saved else 0.0), saved["step"] if saved else 0
     encoders, pools = Encoders(args.work_dir), {}
     signal, noise = signal_and_noise()
@@ -159,27 +173,34 @@ def main():
     def backward(size, count, weight):
         pool = pools.setdefault(size, Pool(size, encoders, rng))
         latents, texts = pool.batch(count * args.batch_scale)
-        t, mixed, target = noised(latents, signal, noise, rng)
-        loss = (unet(mixed, t, texts).sample - target).square().mean()
-        (loss * weight).backward()
-        return loss.item()
+        polish = clock.progress() > POLISH_FROM
+        t, mixed, target = noised(latents, signal, noise, rng, polish)
+        error = (unet(mixed, t, texts).sample - target).square()
+        weights = 1.0 if polish else figure_weights(latents, t)
+        ((error * weights).mean() * weight).backward()
+        return error.mean().item()
 
     def save():
-        state = dict(model=unet.state_dict(), average=average.model.state_dict(), optimizer=optimizer.state_dict())
-        save_atomically(state | dict(step=step, spent=clock.spent()), path)
+        state = dict(model=unet.state_dict(), average=average.model.state_dict(), step=step, spent=clock.spent())
+        save_atomically(state | dict(optimizers=[optimizer.state_dict() for optimizer in optimizers]), path)
 
     shown = stored = clock.spent()
     losses = {}
     while not clock.done():
-        for group in optimizer.param_groups:
-            group["lr"] = clock.learning_rate(args.learning_rate)
-        optimizer.zero_grad(set_to_none=True)
-        side = SIDE[rng.choice(len(SIDE), p=[s[2] for s in SIDE])]
-        main_size, main_count = MAIN["early" if clock.progress() < EARLY_UNTIL else "late"]
-        for size, count, weight in ((main_size, main_count, 1 - SIDE_WEIGHT), (side[0], side[1], SIDE_WEIGHT)):
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = clock.learning_rate(args.learning_rate) * group["rate"]
+        phase = "early" if clock.progress() < EARLY_UNTIL else "late"
+        batches = [(*MAIN[phase], 1.0)]
+        if rng.random() < SIDE_SHARE[phase]:
+            side = SIDE[rng.choice(len(SIDE), p=[s[2 if phase == "early" else 3] for s in SIDE])]
+            batches.append((side[0], side[1], SIDE_WEIGHT))
+        for size, count, weight in batches:
             losses.setdefault(size, []).append(backward(size, count, weight))
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         average.update(unet)
         step += 1
         if clock.spent() - shown > 60:

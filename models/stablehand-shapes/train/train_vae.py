@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import muon
 import shapes
 from common import DEFAULT_WORK_DIR, DEVICE, Average, Clock, load_checkpoint, new_vae, save_atomically, seed_everything
 
@@ -82,31 +83,36 @@ def main():
     if saved:
         vae.load_state_dict(saved["model"])
     average = Average(vae, 0.998)
-    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
     if saved:
         average.model.load_state_dict(saved["average"])
         average.count = saved["step"]
-        optimizer.load_state_dict(saved["optimizer"])
     if args.decoder_only:
         for name, weight in vae.named_parameters():
             if name.startswith(("encoder.", "quant_conv.")):
                 weight.requires_grad_(False).copy_(average.model.get_parameter(name))
+    optimizers = muon.optimizers(vae)
+    if saved and saved["decoder_only"] == args.decoder_only:
+        for optimizer, state in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(state)
     clock, step = Clock(args.minutes, saved["spent"] if saved else 0.0), saved["step"] if saved else 0
 
     def save():
-        state = dict(model=vae.state_dict(), average=average.model.state_dict(), optimizer=optimizer.state_dict())
-        save_atomically(state | dict(step=step, spent=clock.spent(), latent_std=latent_std(average.model)), path)
+        state = dict(model=vae.state_dict(), average=average.model.state_dict(), step=step, spent=clock.spent())
+        state |= dict(latent_std=latent_std(average.model), decoder_only=args.decoder_only)
+        save_atomically(state | dict(optimizers=[optimizer.state_dict() for optimizer in optimizers]), path)
 
     shown, losses = clock.spent(), []
     while not clock.done():
-        for group in optimizer.param_groups:
-            group["lr"] = clock.learning_rate(args.learning_rate)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = clock.learning_rate(args.learning_rate) * group["rate"]
         edge, count, _ = BATCHES[rng.choice(len(BATCHES), p=[b[2] for b in BATCHES])]
         loss = loss_of(vae, windows(rng, edge, count).contiguous(memory_format=torch.channels_last))
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         average.update(vae)
         losses.append(loss.item())
         step += 1
