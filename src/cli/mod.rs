@@ -3,8 +3,10 @@
 mod bench;
 pub mod device;
 mod generate;
+mod hub;
 pub mod memory;
 pub mod model;
+mod models;
 mod options;
 pub mod serve;
 
@@ -29,6 +31,7 @@ enum Command {
     Serve(Box<ServeArgs>),
     Generate(Box<generate::GenerateArgs>),
     Bench(bench::BenchArgs),
+    Models(models::ModelsArgs),
 }
 
 /// Runs the program with the process's arguments.
@@ -39,6 +42,7 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Generate(args)) => args.run(),
         Some(Command::Bench(args)) => args.run(),
+        Some(Command::Models(args)) => args.run(),
         None => Ok(()),
     };
     match done {

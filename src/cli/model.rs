@@ -1,17 +1,16 @@
 //! From `--model NAME|DIR` to a loaded model.
 
-use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
 use super::device::{DeviceArgs, Opened};
-use super::memory;
+use super::{hub, memory};
 use crate::diffusion::model::Model;
 use crate::domain::{ModelManifest, Source};
 use crate::engine::{Engine, EngineHandle, EngineOptions};
-use crate::weights::{Checkpoint, manifests};
+use crate::weights::{self, Checkpoint, Resolved};
 
 /// Which model, and on which device.
 #[derive(Debug, Clone, Args)]
@@ -19,6 +18,9 @@ pub struct ModelArgs {
     /// A name that `stablehand models list` knows, or a folder in diffusers layout [default: the built-in one]
     #[arg(long, value_name = "NAME|DIR")]
     pub model: Option<String>,
+    /// Never ask the model hub: use only what is already here
+    #[arg(long, env = "STABLEHAND_OFFLINE", value_parser = clap::builder::BoolishValueParser::new())]
+    pub offline: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
 }
@@ -35,16 +37,19 @@ pub struct Loaded {
 impl ModelArgs {
     /// Finds and loads the model; notes about the device go to stderr.
     pub fn load(&self) -> Result<Loaded> {
-        let loaded = load(self.model.as_deref(), &self.device)?;
+        let loaded = load(self.model.as_deref(), &self.device, self.offline)?;
         loaded.opened.notes.iter().for_each(|note| eprintln!("{note}"));
         Ok(loaded)
     }
 }
 
-/// Finds a model and loads it.
-pub fn load(model: Option<&str>, device: &DeviceArgs) -> Result<Loaded> {
-    let opened = device.open()?;
-    let (manifest, checkpoint) = find(model)?;
+/// Finds a model, the built-in one when there is no name, and loads it; downloads it first if it must and may.
+pub fn load(model: Option<&str>, device: &DeviceArgs, offline: bool) -> Result<Loaded> {
+    let mut opened = device.open()?;
+    let name = model.unwrap_or("builtin");
+    let Resolved { manifest, checkpoint, note } =
+        hub::with_bar(|report| weights::resolve(name, &hub::options(offline), report))?;
+    opened.notes.extend(note);
     let begun = Instant::now();
     let model = Model::load(&checkpoint, &opened.device, opened.dtype)
         .with_context(|| format!("{} cannot be loaded", checkpoint.location()))?;
@@ -66,23 +71,4 @@ impl Loaded {
         let memory_limit = options.memory_limit.or(left.map(|bytes| bytes / 10 * 9));
         Ok(Engine::start(self.model, EngineOptions { memory_limit, ..options })?)
     }
-}
-
-/// The model that a name or directory means; the built-in one when there is none.
-pub fn find(model: Option<&str>) -> Result<(ModelManifest, Checkpoint)> {
-    let name = model.unwrap_or("builtin");
-    let manifest = match manifests::named(name)? {
-        Some(manifest) => manifest,
-        None if Path::new(name).exists() => ModelManifest::of_directory(name.into()),
-        None => {
-            let known: Vec<String> = manifests::known()?.into_iter().map(|manifest| manifest.name).collect();
-            bail!("{name} is neither a directory nor one of the known models: {}", known.join(", "));
-        }
-    };
-    let checkpoint = match &manifest.source {
-        Source::Builtin => Checkpoint::builtin(),
-        Source::Directory { path } => Checkpoint::open(path)?,
-        Source::Hub { repository, .. } => bail!("{repository} has to be fetched from the hub"),
-    };
-    Ok((manifest, checkpoint))
 }

@@ -41,7 +41,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
 async fn serve(config: &Config) -> Result<()> {
     let ground = Ground::take(config).await?;
     let device = DeviceArgs { device: config.device, dtype: config.dtype };
-    let mut loaded = model::load(config.model.as_deref(), &device)?;
+    let mut loaded = model::load(config.model.as_deref(), &device, config.offline)?;
     let (width, height) = loaded.default_size();
     if let Source::Directory { .. } = loaded.manifest.source {
         loaded.manifest.input.prefer_size(width as u32, height as u32);

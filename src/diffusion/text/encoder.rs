@@ -100,7 +100,10 @@ impl ClipTextModel {
     /// A configuration that is not supported, or a tensor that is missing or has another shape.
     pub fn load(config: &ClipTextConfig, vb: VarBuilder) -> Result<ClipTextModel> {
         let c = config.hidden_size;
-        if config.num_hidden_layers == 0 || config.num_attention_heads == 0 || !c.is_multiple_of(config.num_attention_heads) {
+        if config.num_hidden_layers == 0
+            || config.num_attention_heads == 0
+            || !c.is_multiple_of(config.num_attention_heads)
+        {
             let (layers, heads) = (config.num_hidden_layers, config.num_attention_heads);
             bail!("a text encoder of {layers} layers, {heads} heads and hidden_size {c} cannot be built");
         }
