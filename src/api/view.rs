@@ -64,7 +64,8 @@ pub struct PredictionView {
     completed_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<Metrics>,
-    source: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'static str>,
     urls: Urls,
 }
 
@@ -93,9 +94,15 @@ impl PredictionView {
             created_at: prediction.created_at.to_string(),
             started_at: prediction.started_at.map(|t| t.to_string()),
             completed_at: prediction.completed_at.map(|t| t.to_string()),
-            source: "api",
+            source: Some("api"),
             id: prediction.id,
         }
+    }
+
+    /// The answer to a create call has a smaller set of keys.
+    pub fn as_created(mut self) -> PredictionView {
+        self.source = None;
+        self
     }
 
     /// What a client that waited in vain is told: the official ones take any status but `starting` as the end.

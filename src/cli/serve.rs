@@ -24,6 +24,11 @@ use crate::worker::{Worker, WorkerError, WorkerOptions};
 /// Requests that take turns on a CPU: more would only make each of them later.
 const CPU_JOBS: usize = 4;
 
+/// Predictions that are claimed at once for a GPU, where short ones are to share calls, and for a CPU, where they had
+/// better wait in the queue than in the engine.
+const GPU_BATCH: usize = 8;
+const CPU_BATCH: usize = 1;
+
 /// The file in the data folder that says where the server listens, for scripts that asked for port 0.
 const ADDRESS: &str = "address";
 
@@ -48,9 +53,12 @@ async fn serve(config: &Config) -> Result<()> {
     }
     let about = describe(config, &loaded);
     let catalog = Catalog::new(loaded.manifest.clone(), &manifests::known()?);
-    let max_jobs = if loaded.opened.device.is_cpu() { CPU_JOBS } else { EngineOptions::default().max_jobs };
+    let (max_jobs, batch) = match loaded.opened.device.is_cpu() {
+        true => (CPU_JOBS, CPU_BATCH),
+        false => (EngineOptions::default().max_jobs, GPU_BATCH),
+    };
     let engine = loaded.start(EngineOptions { max_rows: config.max_rows, max_jobs, ..EngineOptions::default() })?;
-    let serving = ground.serve(config, catalog, engine).await?;
+    let serving = ground.serve(config, catalog, engine, batch).await?;
     println!("{about}\nlistening on http://{}", serving.address);
     until_signal(serving, config.drain).await
 }
@@ -113,7 +121,9 @@ impl Ground {
     }
 
     /// Starts to work and to answer.
-    pub async fn serve(self, config: &Config, catalog: Catalog, engine: EngineHandle) -> Result<Serving> {
+    ///
+    /// `batch` predictions are claimed at once when the engine has admitted all that it was given.
+    pub async fn serve(self, config: &Config, catalog: Catalog, engine: EngineHandle, batch: usize) -> Result<Serving> {
         let Ground { data, listener } = self;
         let address = listener.local_addr()?;
         let store = Arc::new(SqliteStore::open(&data.database()).await?);
@@ -125,7 +135,7 @@ impl Ground {
         let blobs = Blobs::local(&data.blobs())?;
         let catalog = Arc::new(catalog);
         let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
-        let options = WorkerOptions { drain: config.drain, ..WorkerOptions::default() };
+        let options = WorkerOptions { drain: config.drain, batch, ..WorkerOptions::default() };
         let shared: Arc<dyn Store> = store.clone();
         let worker = Worker::new(shared.clone(), blobs.clone(), catalog.clone(), engine, options);
         let router = api::router(ApiState {

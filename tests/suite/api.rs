@@ -43,9 +43,8 @@ async fn the_way_of_a_prediction() {
     let created: Value = answer.json().await.unwrap();
 
     let keys: Vec<&String> = created.as_object().unwrap().keys().collect();
-    let expected = "created_at data_removed error id input logs model output source status urls version"
-        .split(' ')
-        .collect::<Vec<_>>();
+    let expected =
+        "created_at data_removed error id input logs model output status urls version".split(' ').collect::<Vec<_>>();
     assert_eq!(keys, expected);
     assert_eq!(
         (&created["status"], &created["logs"], &created["output"]),
@@ -64,7 +63,7 @@ async fn the_way_of_a_prediction() {
     assert!(created["created_at"].as_str().unwrap().ends_with('Z'));
 
     let done = stage.until_finished(&created["id"]).await;
-    assert_eq!((&done["status"], &done["error"]), (&json!("succeeded"), &Value::Null));
+    assert_eq!((&done["status"], &done["error"], &done["source"]), (&json!("succeeded"), &Value::Null, &json!("api")));
     for time in ["created_at", "started_at", "completed_at"] {
         done[time].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     }

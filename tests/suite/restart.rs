@@ -111,11 +111,11 @@ async fn what_was_accepted_survives_kill_9() {
     let first = Program::start(folder.path(), &[]).await;
     let finished = first.create(5, 42).await;
     let expected = first.picture(&finished).await;
-    let mut ids = vec![first.create(400, 1).await];
+    let mut ids = vec![first.create(200, 1).await];
     for seed in [42, 42, 3, 4, 5, 6] {
         ids.push(first.create(5, seed).await);
     }
-    ids.push(first.create(400, 2).await);
+    ids.push(first.create(100, 2).await);
     first.until(&ids[0], running).await;
     first.signal("KILL");
     drop(first);
@@ -138,7 +138,7 @@ async fn what_was_accepted_survives_kill_9() {
 async fn sigterm_lets_running_ones_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = Program::start(folder.path(), &["--drain-seconds", "60"]).await;
-    let id = first.create(200, 1).await;
+    let id = first.create(100, 1).await;
     first.until(&id, running).await;
     first.signal("TERM");
     assert!(first.ended().await.success());
@@ -150,7 +150,7 @@ async fn sigterm_lets_running_ones_end() {
 async fn what_does_not_end_in_time_goes_back_to_the_queue() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = Program::start(folder.path(), &["--drain-seconds", "0"]).await;
-    let id = first.create(500, 1).await;
+    let id = first.create(200, 1).await;
     first.until(&id, running).await;
     first.signal("TERM");
     assert!(first.ended().await.success());

@@ -103,7 +103,7 @@ impl Stage {
         let catalog = Catalog::new(known[0].clone(), &known);
         let ground = Ground::take(&config).await.unwrap();
         let engine = Engine::start(Squares { pause: setting.pause }, setting.engine).unwrap();
-        let serving = ground.serve(&config, catalog, engine).await.unwrap();
+        let serving = ground.serve(&config, catalog, engine, 4).await.unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Stage { url: format!("http://{}", serving.address), client, serving }
     }
