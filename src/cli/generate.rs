@@ -15,6 +15,7 @@ use crate::worker::encode_png;
 
 /// Draw pictures and write them as out-0.png, out-1.png, …
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,

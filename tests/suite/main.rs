@@ -3,7 +3,9 @@
 
 mod api;
 mod arrows;
+mod batching;
 mod engine;
+mod generate;
 mod golden;
 mod hub;
 mod noise;
