@@ -29,8 +29,8 @@ const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 struct Hub {
     files: BTreeMap<String, Vec<u8>>,
     store: String,
-    /// What every request to the hub is answered with.
-    refuse: Option<u16>,
+    /// What the next requests to the hub are answered with, and how many of them.
+    refuse: Option<(u16, usize)>,
     /// The store closes the connection after so many bytes of the UNet.
     cut: Vec<usize>,
     /// The store knows no `Range`.
@@ -82,7 +82,8 @@ fn note(hub: &mut Hub, request: &Request, store: bool) -> Asked {
 async fn front(State(hub): State<Shared>, request: Request) -> Response<Body> {
     let mut hub = hub.lock().unwrap();
     let asked = note(&mut hub, &request, false);
-    if let Some(status) = hub.refuse {
+    if let Some((status, times)) = hub.refuse {
+        hub.refuse = (times > 1).then(|| (status, times - 1));
         return answer(status, &[], Body::empty());
     }
     if asked.path.starts_with("/api/models/me/tiny/revision/") {
@@ -366,7 +367,7 @@ fn wrong_bytes_are_found_and_removed() {
 fn refusals_say_what_to_do() {
     let mut setup = Setup::new();
     let mut refused = |status: u16, token: Option<&str>| {
-        setup.hub().refuse = Some(status);
+        setup.hub().refuse = Some((status, 1));
         setup.options.token = token.map(str::to_string);
         setup.error().to_string()
     };
@@ -381,14 +382,8 @@ fn refusals_say_what_to_do() {
 fn a_hub_that_is_busy_for_a_moment_is_asked_again() {
     let mut setup = Setup::new();
     setup.options.retries = 2;
-    setup.hub().refuse = Some(503);
-    let hub = setup.hub.clone();
-    let later = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(250));
-        hub.lock().unwrap().refuse = None;
-    });
+    setup.hub().refuse = Some((503, 2));
     check(&setup.pull().unwrap());
-    later.join().unwrap();
 }
 
 #[test]
