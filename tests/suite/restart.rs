@@ -57,7 +57,7 @@ impl Program {
     }
 
     async fn ended(&mut self) -> ExitStatus {
-        for _ in 0..1200 {
+        for _ in 0..2400 {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
@@ -73,6 +73,14 @@ impl Program {
         let answer = self.client.post(url).json(&request(input)).send().await.unwrap();
         assert_eq!(answer.status(), 201);
         answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_string()
+    }
+
+    /// Steps that take about so many seconds on this machine, as busy as it is.
+    async fn steps(&self, seconds: f64) -> u32 {
+        let probe = self.create(5, 0).await;
+        let done = self.until(&probe, |p| p["completed_at"].is_string()).await;
+        let one = done["metrics"]["predict_time"].as_f64().unwrap() / 5.0;
+        ((seconds / one) as u32).clamp(5, 500)
     }
 
     async fn get(&self, id: &str) -> Value {
@@ -111,11 +119,12 @@ async fn what_was_accepted_survives_kill_9() {
     let first = Program::start(folder.path(), &[]).await;
     let finished = first.create(5, 42).await;
     let expected = first.picture(&finished).await;
-    let mut ids = vec![first.create(200, 1).await];
+    let steps = first.steps(3.0).await;
+    let mut ids = vec![first.create(steps, 1).await];
     for seed in [42, 42, 3, 4, 5, 6] {
         ids.push(first.create(5, seed).await);
     }
-    ids.push(first.create(100, 2).await);
+    ids.push(first.create(steps, 2).await);
     first.until(&ids[0], running).await;
     first.signal("KILL");
     drop(first);
@@ -138,7 +147,7 @@ async fn what_was_accepted_survives_kill_9() {
 async fn sigterm_lets_running_ones_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = Program::start(folder.path(), &["--drain-seconds", "60"]).await;
-    let id = first.create(100, 1).await;
+    let id = first.create(first.steps(3.0).await, 1).await;
     first.until(&id, running).await;
     first.signal("TERM");
     assert!(first.ended().await.success());
@@ -150,7 +159,7 @@ async fn sigterm_lets_running_ones_end() {
 async fn what_does_not_end_in_time_goes_back_to_the_queue() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = Program::start(folder.path(), &["--drain-seconds", "0"]).await;
-    let id = first.create(200, 1).await;
+    let id = first.create(first.steps(3.0).await, 1).await;
     first.until(&id, running).await;
     first.signal("TERM");
     assert!(first.ended().await.success());
