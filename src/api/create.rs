@@ -90,7 +90,7 @@ async fn create(
 
 fn answer(status: StatusCode, view: PredictionView, wait: Option<Wait>) -> Response {
     let location = HeaderValue::from_str(view.get_url());
-    let mut response = (status, Json(view.as_created())).into_response();
+    let mut response = (status, Json(view.without_source())).into_response();
     if let Ok(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
     }

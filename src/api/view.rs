@@ -99,8 +99,8 @@ impl PredictionView {
         }
     }
 
-    /// The answer to a create call has a smaller set of keys.
-    pub fn as_created(mut self) -> PredictionView {
+    /// The answer to a create call, which has fewer keys.
+    pub fn without_source(mut self) -> PredictionView {
         self.source = None;
         self
     }
