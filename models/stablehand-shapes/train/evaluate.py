@@ -42,7 +42,7 @@ SCHEDULERS = {
 }
 # (size, steps, prompts for each scheduler) of the groups with one figure and with two, and of the negative prompts.
 GRID = [(256, 15, 40), (256, 30, 10), (512, 20, 12), (768, 20, 6)]
-QUICK_GRID = [(256, 15, 8), (512, 15, 2)]
+QUICK_GRID = [(256, 15, 8), (512, 15, 2), (768, 15, 1)]
 
 
 def single(rng):

@@ -44,9 +44,9 @@ SIDE = [  # (height, width), batch, share early, share late
     ((64, 96), 1, 0.02, 0.05),
     ((96, 64), 1, 0.02, 0.05),
 ]
-SIDE_SHARE, SIDE_WEIGHT = {"early": 0.5, "late": 0.9}, 0.4
+SIDE_SHARE, SIDE_WEIGHT = {"early": 0.5, "late": 0.45}, 0.4
 FIGURE_WEIGHT = 6.0  # figures are a tenth of the picture, so they count for more, until the polish
-POLISH_FROM = 0.78  # of the schedule: from then on it is about clean pictures
+POLISH_FROM = 0.84  # of the schedule: from then on it is about clean pictures
 
 
 class Pool:
@@ -146,7 +146,7 @@ def figure_weights(latents, t):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument("--learning-rate", type=float, default=2.6e-3)
+    parser.add_argument("--learning-rate", type=float, default=1.8e-3)
     parser.add_argument("--batch-scale", type=int, default=8 if DEVICE.type == "cuda" else 1)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
