@@ -71,7 +71,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=18)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint, on its schedule")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     parser.add_argument("--decoder-only", action="store_true", help="leave the encoder as it was averaged")
     parser.add_argument("--work-dir", type=Path, default=DEFAULT_WORK_DIR)
     args = parser.parse_args()
