@@ -1,8 +1,8 @@
 //! 2-D convolution over `[N, C, H, W]`, with what usually stands before and after it.
 
 use super::cpu;
-use super::norm::GroupNorm;
-use super::resample::{nearest_indices, upsample_nearest};
+use super::norm::{GroupNorm, Tape};
+use super::resample::{nearest_indices, resample_nearest};
 use super::view::{View, is_ours};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -50,6 +50,8 @@ impl ConvShape {
 pub struct Fused<'a> {
     /// Normalises the input.
     pub norm: Option<&'a GroupNorm>,
+    /// Where the norm's moments come from, or go to.
+    pub tape: Option<&'a Tape>,
     /// Applies SiLU after the norm.
     pub silu: bool,
     /// Nearest-neighbour upsampling of the input to this height and width.
@@ -137,7 +139,7 @@ fn convolve(packed: &cpu::conv::Packed, x: &Tensor, fused: &Fused) -> Result<Vec
     let (_, _, height, width) = x.dims4()?;
     let contiguous = |x: Option<&Tensor>| x.map(|x| x.contiguous()).transpose();
     let (x, row_bias, residual) = (x.contiguous()?, contiguous(fused.row_bias)?, contiguous(fused.residual)?);
-    let affine = fused.norm.map(|norm| norm.affine(&x)).transpose()?;
+    let affine = fused.norm.map(|norm| norm.affine(&x, fused.tape)).transpose()?;
     let resample = fused.upsample.map(|(h, w)| (nearest_indices(height, h), nearest_indices(width, w)));
     let x = View::new(&x);
     let (row_bias, residual) = (row_bias.as_ref().map(View::new), residual.as_ref().map(View::new));
@@ -159,14 +161,14 @@ fn convolve(packed: &cpu::conv::Packed, x: &Tensor, fused: &Fused) -> Result<Vec
 /// With candle's operations.
 fn plain(weight: &Tensor, bias: &Tensor, shape: &ConvShape, x: &Tensor, fused: &Fused) -> Result<Tensor> {
     let mut x = match fused.norm {
-        Some(norm) => norm.forward(x)?,
+        Some(norm) => norm.forward_with(x, fused.tape)?,
         None => x.clone(),
     };
     if fused.silu {
         x = x.silu()?;
     }
     if let Some((height, width)) = fused.upsample {
-        x = upsample_nearest(&x, height, width)?;
+        x = resample_nearest(&x, height, width)?;
     }
     let (before, after) = (shape.pad_before, shape.pad_after);
     let padding = if before == after { before } else { 0 };

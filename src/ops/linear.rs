@@ -2,7 +2,7 @@
 
 use super::activation::gelu_erf;
 use super::cpu::linear::{Packed, Source, Target, linear};
-use super::norm::{GroupNorm, LayerNorm};
+use super::norm::{GroupNorm, LayerNorm, Tape};
 use super::view::{View, is_ours};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -84,7 +84,7 @@ impl Linear {
     }
 
     /// Group-normalised planes `[N, C, H, W]` to tokens `[N, H·W, outputs]`.
-    pub fn from_planes(&self, x: &Tensor, norm: &GroupNorm) -> Result<Tensor> {
+    pub fn from_planes(&self, x: &Tensor, norm: &GroupNorm, tape: Option<&Tape>) -> Result<Tensor> {
         let (n, c, h, w) = x.dims4()?;
         if c != self.inputs || n * h * w == 0 {
             bail!("a picture of {:?} for a layer of {} inputs", x.dims(), self.inputs);
@@ -92,14 +92,14 @@ impl Linear {
         match &self.weights {
             Weights::Packed(packed) => {
                 let x = x.contiguous()?;
-                let affine = norm.affine(&x)?;
+                let affine = norm.affine(&x, tape)?;
                 let view = View::new(&x);
                 let source = Source::Planes(view.slice()?, &affine);
                 let y = linear(packed, source, Target::Tokens(None), n, h * w);
                 Tensor::from_vec(y, (n, h * w, self.outputs), x.device())
             }
             Weights::Plain { weight, bias } => {
-                let tokens = norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+                let tokens = norm.forward_with(x, tape)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
                 rowwise(weight, bias.as_ref(), &tokens)
             }
         }

@@ -16,4 +16,4 @@ pub use activation::{gelu_erf, silu};
 pub use attention::{attention, attention_plain};
 pub use conv2d::{Conv2d, ConvShape, Fused};
 pub use linear::{Geglu, Linear};
-pub use norm::{GroupNorm, LayerNorm};
+pub use norm::{GroupNorm, LayerNorm, Tape};

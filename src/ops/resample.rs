@@ -1,4 +1,4 @@
-//! Nearest-neighbour upsampling.
+//! Nearest-neighbour resampling.
 
 use candle_core::{Result, Tensor};
 
@@ -9,7 +9,7 @@ pub fn nearest_indices(from: usize, to: usize) -> Vec<usize> {
 }
 
 /// `[N, C, H, W]` to `[N, C, height, width]`.
-pub fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+pub fn resample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (_, _, h, w) = x.dims4()?;
     if height == 2 * h && width == 2 * w {
         return x.upsample_nearest2d(height, width);

@@ -68,8 +68,14 @@ fn what_surrounds_a_convolution_equals_candle() {
         let (h, w) = upsample.unwrap_or((6, 9));
         let residual = noise(&[2, 12, h, w], 5);
         for norm in [None, Some(&norm)] {
-            let fused =
-                Fused { norm, silu: norm.is_some(), upsample, row_bias: Some(&row_bias), residual: Some(&residual) };
+            let fused = Fused {
+                norm,
+                tape: None,
+                silu: norm.is_some(),
+                upsample,
+                row_bias: Some(&row_bias),
+                residual: Some(&residual),
+            };
             let (got, expected) = (ours.forward_with(&x, &fused).unwrap(), candle.forward_with(&x, &fused).unwrap());
             close(&format!("norm {} upsample {upsample:?}", norm.is_some()), &got, &expected);
         }
@@ -111,7 +117,11 @@ fn planes_to_tokens_and_back_equal_candle() {
     let ours = Linear::new(weight.clone(), Some(bias.clone())).unwrap();
     let candle = Linear::plain(weight, Some(bias)).unwrap();
     let (planes, norm) = (noise(&[2, 12, 7, 11], 3), group_norm(3, 12));
-    close("from planes", &ours.from_planes(&planes, &norm).unwrap(), &candle.from_planes(&planes, &norm).unwrap());
+    close(
+        "from planes",
+        &ours.from_planes(&planes, &norm, None).unwrap(),
+        &candle.from_planes(&planes, &norm, None).unwrap(),
+    );
     let (tokens, residual) = (noise(&[2, 77, 12], 4), noise(&[2, 20, 7, 11], 5));
     close("to planes", &ours.to_planes(&tokens, &residual).unwrap(), &candle.to_planes(&tokens, &residual).unwrap());
 }

@@ -178,7 +178,7 @@ impl Transformer {
     }
 
     pub fn forward(&self, x: &Tensor, context: &mut ContextReader) -> Result<Tensor> {
-        let mut tokens = self.proj_in.from_planes(x, &self.norm)?;
+        let mut tokens = self.proj_in.from_planes(x, &self.norm, None)?;
         for block in &self.blocks {
             tokens = block.forward(&tokens, context)?;
         }

@@ -1,6 +1,6 @@
 //! diffusers' `ResnetBlock2D`, with and without a time embedding; the VAE uses it too.
 
-use crate::ops::{Conv2d, ConvShape, Fused, GroupNorm, Linear};
+use crate::ops::{Conv2d, ConvShape, Fused, GroupNorm, Linear, Tape};
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -47,17 +47,22 @@ impl ResnetBlock {
 
     /// `[N, Cin, H, W]` to `[N, Cout, H, W]`; `time` is SiLU of the time embedding, `[N, time_dim]`.
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
+        self.forward_with(x, time, None)
+    }
+
+    /// The same with norms that read from or write to a tape.
+    pub fn forward_with(&self, x: &Tensor, time: Option<&Tensor>, tape: Option<&Tape>) -> Result<Tensor> {
         let shift = match (&self.time, time) {
             (Some(linear), Some(time)) => Some(linear.forward(time)?),
             _ => None,
         };
-        let first = Fused { norm: Some(&self.norm1), silu: true, row_bias: shift.as_ref(), ..Fused::default() };
+        let first = Fused { norm: Some(&self.norm1), tape, silu: true, row_bias: shift.as_ref(), ..Fused::default() };
         let h = self.conv1.forward_with(x, &first)?;
         let skip = match &self.shortcut {
             Some(conv) => conv.forward(x)?,
             None => x.clone(),
         };
-        let second = Fused { norm: Some(&self.norm2), silu: true, residual: Some(&skip), ..Fused::default() };
+        let second = Fused { norm: Some(&self.norm2), tape, silu: true, residual: Some(&skip), ..Fused::default() };
         self.conv2.forward_with(&h, &second)
     }
 }

@@ -3,7 +3,7 @@
 use super::config::{VaeConfig, VaeError};
 use super::middle::{EPS, Middle};
 use crate::diffusion::unet::resnet::ResnetBlock;
-use crate::ops::{Conv2d, ConvShape, Fused, GroupNorm};
+use crate::ops::{Conv2d, ConvShape, Fused, GroupNorm, Tape};
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -59,22 +59,22 @@ impl Decoder {
         })
     }
 
-    /// `[N, latent_channels, h, w]` to `[N, 3, 8h, 8w]`.
-    pub fn forward(&self, latents: &Tensor) -> Result<Tensor> {
+    /// `[N, latent_channels, h, w]` to `[N, 3, 8h, 8w]`; a tape makes tiles share their norms' moments.
+    pub fn forward(&self, latents: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
         let mut x = match &self.post_quant {
             Some(conv) => self.conv_in.forward(&conv.forward(latents)?)?,
             None => self.conv_in.forward(latents)?,
         };
-        x = self.middle.forward(&x)?;
+        x = self.middle.forward(&x, tape)?;
         for block in &self.blocks {
             for resnet in &block.resnets {
-                x = resnet.forward(&x, None)?;
+                x = resnet.forward_with(&x, None, tape)?;
             }
             if let Some(conv) = &block.upsample {
                 let upsample = Some((2 * x.dim(2)?, 2 * x.dim(3)?));
                 x = conv.forward_with(&x, &Fused { upsample, ..Fused::default() })?;
             }
         }
-        self.conv_out.forward_with(&x, &Fused { norm: Some(&self.norm_out), silu: true, ..Fused::default() })
+        self.conv_out.forward_with(&x, &Fused { norm: Some(&self.norm_out), tape, silu: true, ..Fused::default() })
     }
 }

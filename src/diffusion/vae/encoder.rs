@@ -70,7 +70,7 @@ impl Encoder {
                 x = conv.forward(&x)?;
             }
         }
-        x = self.middle.forward(&x)?;
+        x = self.middle.forward(&x, None)?;
         x = self.conv_out.forward_with(&x, &Fused { norm: Some(&self.norm_out), silu: true, ..Fused::default() })?;
         match &self.quant {
             Some(conv) => conv.forward(&x),

@@ -2,7 +2,7 @@
 
 use super::config::VaeConfig;
 use crate::diffusion::unet::resnet::{ResnetBlock, ResnetOptions};
-use crate::ops::{GroupNorm, Linear, attention};
+use crate::ops::{GroupNorm, Linear, Tape, attention};
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -38,9 +38,9 @@ impl PixelAttention {
         Ok(PixelAttention { norm, qkv, out: Linear::new(weight, Some(bias))? })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
         let c = x.dim(1)?;
-        let qkv = self.qkv.from_planes(x, &self.norm)?;
+        let qkv = self.qkv.from_planes(x, &self.norm, tape)?;
         let (q, k, v) = (qkv.narrow(2, 0, c)?, qkv.narrow(2, c, c)?, qkv.narrow(2, 2 * c, c)?);
         self.out.to_planes(&attention(&q, &k, &v, 1)?, x)
     }
@@ -64,11 +64,11 @@ impl Middle {
         Ok(Middle { first: resnet(0)?, attention, second: resnet(1)? })
     }
 
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = self.first.forward(x, None)?;
+    pub fn forward(&self, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
+        let mut x = self.first.forward_with(x, None, tape)?;
         if let Some(attention) = &self.attention {
-            x = attention.forward(&x)?;
+            x = attention.forward(&x, tape)?;
         }
-        self.second.forward(&x, None)
+        self.second.forward_with(&x, None, tape)
     }
 }

@@ -58,8 +58,10 @@ impl Vae {
             bail!("latents have {channels} channels, the VAE takes {}", self.config.latent_channels);
         }
         // One picture at a time: memory stays that of one, and no row depends on another.
-        let one =
-            |n| self.tiling.decode(&latents.narrow(0, n, 1)?, self.config.downscale(), |x| self.decoder.forward(x));
+        let one = |n| {
+            self.tiling
+                .decode(&latents.narrow(0, n, 1)?, self.config.downscale(), |x, tape| self.decoder.forward(x, tape))
+        };
         let pictures = (0..rows).map(one).collect::<Result<Vec<_>>>()?;
         if let [picture] = pictures.as_slice() { Ok(picture.clone()) } else { Tensor::cat(&pictures, 0) }
     }

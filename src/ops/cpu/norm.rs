@@ -9,22 +9,27 @@ pub struct Affine {
     pub shift: Vec<f32>,
 }
 
-/// Group norm of `[N, C, plane]` as scale and shift; `weight` and `bias` are `[C]`.
-pub fn group_affine(x: &[f32], plane: usize, groups: usize, weight: &[f32], bias: &[f32], eps: f64) -> Affine {
-    let channels = weight.len();
-    let per_group = channels / groups;
-    let moments: Vec<(f64, f64)> = x.par_chunks(per_group * plane).map(|group| run(Moments(group))).collect();
-    let mut affine = Affine { scale: Vec::with_capacity(x.len() / plane), shift: Vec::with_capacity(x.len() / plane) };
-    for (i, (mean, variance)) in moments.into_iter().enumerate() {
-        let factor = 1.0 / (variance + eps).sqrt();
-        let first = i % groups * per_group;
-        for c in first..first + per_group {
-            let scale = factor * f64::from(weight[c]);
-            affine.scale.push(scale as f32);
-            affine.shift.push((f64::from(bias[c]) - mean * scale) as f32);
+/// Mean and variance of each group of each row of `[N, C, plane]`: N · groups pairs.
+pub fn group_moments(x: &[f32], plane: usize, channels: usize, groups: usize) -> Vec<(f64, f64)> {
+    x.par_chunks(channels / groups * plane).map(|group| run(Moments(group))).collect()
+}
+
+impl Affine {
+    /// A group norm with these moments; `weight` and `bias` are `[C]`.
+    pub fn new(moments: &[(f64, f64)], groups: usize, weight: &[f32], bias: &[f32], eps: f64) -> Affine {
+        let per_group = weight.len() / groups;
+        let (mut scales, mut shifts) = (Vec::new(), Vec::new());
+        for (i, (mean, variance)) in moments.iter().enumerate() {
+            let factor = 1.0 / (variance + eps).sqrt();
+            let first = i % groups * per_group;
+            for c in first..first + per_group {
+                let scale = factor * f64::from(weight[c]);
+                scales.push(scale as f32);
+                shifts.push((f64::from(bias[c]) - mean * scale) as f32);
+            }
         }
+        Affine { scale: scales, shift: shifts }
     }
-    affine
 }
 
 /// Mean and variance in one pass over memory: chunks that stay in the cache are summed twice, then merged in f64.
