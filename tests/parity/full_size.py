@@ -9,6 +9,7 @@ text encoder, one UNet call and a VAE decode. Then compare:
     STABLEHAND_FULL_SIZE=DIR cargo test --release --test suite full_size -- --nocapture
 """
 import argparse
+import json
 import os
 import resource
 import time
@@ -75,6 +76,9 @@ def main():
     vae = stir(AutoencoderKL(**VAE))
     vae.save_pretrained(f"{folder}/vae", max_shard_size="20GB")
     tensors["decoded"] = timed("vae decode", lambda: vae.decode(tensors["latents"]).sample)
+    parts = dict(unet=["diffusers", "UNet2DConditionModel"], vae=["diffusers", "AutoencoderKL"], text_encoder=["transformers", "CLIPTextModel"])
+    with open(f"{folder}/model_index.json", "w") as index:
+        json.dump(dict(_class_name="StableDiffusionPipeline") | parts, index)
     save_file(tensors, f"{folder}/full-size.safetensors")
     print(f"{os.path.abspath(folder)}: peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
 
