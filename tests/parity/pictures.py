@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -111,11 +112,12 @@ def compare(theirs, mine):
 
 
 def run(binary, which, work):
-    folders = {name: work / name for name in ("sd", "sd2", "sdxl")} | {"builtin": ROOT / "models" / "stablehand-shapes"}
-    if which != "builtin":
-        tiny_pipelines.write(work)
-    else:
+    folders = {name: work / name for name in ("sd", "sd2", "sdxl", "builtin")}
+    if which == "builtin":  # a copy, so that both sides see the same weights even while it is being trained
         torch.set_num_threads(2)
+        shutil.copytree(ROOT / "models" / "stablehand-shapes", folders["builtin"], dirs_exist_ok=True)
+    else:
+        tiny_pipelines.write(work)
     reference, failed = Reference(folders), 0
     print("| model | scheduler | size | steps | guidance | negative | outputs | at most one level off | largest | neither black nor white |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)

@@ -69,13 +69,13 @@ impl Model {
     /// A pipeline class or option that is not supported, or a file or tensor that is missing or damaged.
     pub fn load(checkpoint: &Checkpoint, device: &Device, dtype: DType) -> Result<Model, ModelError> {
         let index: ModelIndex = checkpoint.json("model_index.json")?;
-        let unet_config: UNetConfig = checkpoint.json("unet/config.json")?;
-        let vae_config: VaeConfig = checkpoint.json("vae/config.json")?;
         let prompts = match index.class.as_str() {
             "StableDiffusionPipeline" => PromptEncoder::sd(checkpoint, device)?,
             "StableDiffusionXLPipeline" => PromptEncoder::sdxl(checkpoint, index.force_zeros_for_empty_prompt, device)?,
             _ => return Err(ModelError::Class { class: index.class }),
         };
+        let unet_config: UNetConfig = checkpoint.json("unet/config.json")?;
+        let vae_config: VaeConfig = checkpoint.json("vae/config.json")?;
         let (channels, expected) = (unet_config.in_channels, vae_config.latent_channels);
         if channels != expected {
             return Err(ModelError::InputChannels { channels, expected });
