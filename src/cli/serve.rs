@@ -21,8 +21,8 @@ use crate::store::{DataDir, SqliteStore, Store};
 use crate::weights::manifests;
 use crate::worker::{Worker, WorkerError, WorkerOptions};
 
-/// Requests that take turns on a CPU: more would only make each of them later.
-const CPU_JOBS: usize = 4;
+/// Requests that take turns on a CPU. More make each of them later; fewer let a short one wait behind long ones.
+const CPU_JOBS: usize = 16;
 
 /// Predictions that are claimed at once for a GPU, where short ones are to share calls, and for a CPU, where they had
 /// better wait in the queue than in the engine.
