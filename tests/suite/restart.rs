@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 
 use crate::stage::request;
 
+/// Steps of a prediction that is still running when a signal reaches its server: some seconds at 64×64.
+const LONG: u32 = 500;
+
 /// A `stablehand serve` with the built-in model; killed when dropped.
 struct Program {
     child: Child,
@@ -75,14 +78,6 @@ impl Program {
         answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_string()
     }
 
-    /// Steps that take about so many seconds on this machine, as busy as it is.
-    async fn steps(&self, seconds: f64) -> u32 {
-        let probe = self.create(5, 0).await;
-        let done = self.until(&probe, |p| p["completed_at"].is_string()).await;
-        let one = done["metrics"]["predict_time"].as_f64().unwrap() / 5.0;
-        ((seconds / one) as u32).clamp(5, 500)
-    }
-
     async fn get(&self, id: &str) -> Value {
         let url = format!("{}/v1/predictions/{id}", self.url);
         self.client.get(url).send().await.unwrap().json().await.unwrap()
@@ -95,7 +90,7 @@ impl Program {
             if wished(&prediction) {
                 return prediction;
             }
-            assert!(begun.elapsed() < Duration::from_secs(120), "waited in vain: {prediction}");
+            assert!(begun.elapsed() < Duration::from_secs(240), "waited in vain: {prediction}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -119,12 +114,11 @@ async fn what_was_accepted_survives_kill_9() {
     let first = Program::start(folder.path(), &[]).await;
     let finished = first.create(5, 42).await;
     let expected = first.picture(&finished).await;
-    let steps = first.steps(3.0).await;
-    let mut ids = vec![first.create(steps, 1).await];
+    let mut ids = vec![first.create(LONG, 1).await];
     for seed in [42, 42, 3, 4, 5, 6] {
         ids.push(first.create(5, seed).await);
     }
-    ids.push(first.create(steps, 2).await);
+    ids.push(first.create(LONG, 2).await);
     first.until(&ids[0], running).await;
     first.signal("KILL");
     drop(first);
@@ -147,7 +141,7 @@ async fn what_was_accepted_survives_kill_9() {
 async fn sigterm_lets_running_ones_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = Program::start(folder.path(), &["--drain-seconds", "60"]).await;
-    let id = first.create(first.steps(3.0).await, 1).await;
+    let id = first.create(LONG, 1).await;
     first.until(&id, running).await;
     first.signal("TERM");
     assert!(first.ended().await.success());
@@ -159,7 +153,7 @@ async fn sigterm_lets_running_ones_end() {
 async fn what_does_not_end_in_time_goes_back_to_the_queue() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = Program::start(folder.path(), &["--drain-seconds", "0"]).await;
-    let id = first.create(first.steps(3.0).await, 1).await;
+    let id = first.create(LONG, 1).await;
     first.until(&id, running).await;
     first.signal("TERM");
     assert!(first.ended().await.success());
@@ -173,7 +167,7 @@ async fn what_does_not_end_in_time_goes_back_to_the_queue() {
 async fn a_second_signal_ends_it_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = Program::start(folder.path(), &["--drain-seconds", "600"]).await;
-    let id = first.create(500, 1).await;
+    let id = first.create(LONG, 1).await;
     first.until(&id, running).await;
     first.signal("TERM");
     tokio::time::sleep(Duration::from_millis(300)).await;
