@@ -30,6 +30,28 @@ struct Layer {
 }
 
 impl Layer {
+    /// Layer `i` of a block whose layers attend or not.
+    fn load(
+        vb: &VarBuilder,
+        i: usize,
+        inputs: usize,
+        level: &Level,
+        attends: bool,
+        options: BlockOptions,
+    ) -> Result<Self> {
+        let resnet = ResnetBlock::load(vb.pp("resnets").pp(i), inputs, level.channels, options.resnet)?;
+        let transformer = match attends {
+            true => Some(options.transformer(vb.pp("attentions").pp(i), level)?),
+            false => None,
+        };
+        Ok(Layer { resnet, transformer })
+    }
+
+    /// Appends this layer's keys and values of the prompt.
+    fn encode_context(&self, embeddings: &Tensor, out: &mut Vec<KeyValue>) -> Result<()> {
+        self.transformer.as_ref().map_or(Ok(()), |transformer| transformer.encode_context(embeddings, out))
+    }
+
     fn forward(&self, x: &Tensor, time: &Tensor, context: &mut ContextReader) -> Result<Tensor> {
         let x = self.resnet.forward(x, Some(time))?;
         match &self.transformer {
@@ -50,12 +72,7 @@ impl DownBlock {
     pub fn load(vb: VarBuilder, inputs: usize, level: &Level, last: bool, options: BlockOptions) -> Result<Self> {
         let layer = |i: usize| {
             let inputs = if i == 0 { inputs } else { level.channels };
-            let resnet = ResnetBlock::load(vb.pp("resnets").pp(i), inputs, level.channels, options.resnet)?;
-            let transformer = match level.down_attends {
-                true => Some(options.transformer(vb.pp("attentions").pp(i), level)?),
-                false => None,
-            };
-            Ok(Layer { resnet, transformer })
+            Layer::load(&vb, i, inputs, level, level.down_attends, options)
         };
         let downsample = match last {
             true => None,
@@ -68,8 +85,7 @@ impl DownBlock {
     }
 
     pub fn encode_context(&self, embeddings: &Tensor, out: &mut Vec<KeyValue>) -> Result<()> {
-        let mut transformers = self.layers.iter().filter_map(|l| l.transformer.as_ref());
-        transformers.try_for_each(|t| t.encode_context(embeddings, out))
+        self.layers.iter().try_for_each(|layer| layer.encode_context(embeddings, out))
     }
 
     /// Each intermediate result is left in `skips` for the up block across.
@@ -113,13 +129,7 @@ impl UpBlock {
         let layer = |i: usize| {
             let from_below = if i == 0 { inputs } else { level.channels };
             let from_skip = if i == level.layers { skip } else { level.channels };
-            let inputs = from_below + from_skip;
-            let resnet = ResnetBlock::load(vb.pp("resnets").pp(i), inputs, level.channels, options.resnet)?;
-            let transformer = match level.up_attends {
-                true => Some(options.transformer(vb.pp("attentions").pp(i), level)?),
-                false => None,
-            };
-            Ok(Layer { resnet, transformer })
+            Layer::load(&vb, i, from_below + from_skip, level, level.up_attends, options)
         };
         let upsample = match last {
             true => None,
@@ -129,8 +139,7 @@ impl UpBlock {
     }
 
     pub fn encode_context(&self, embeddings: &Tensor, out: &mut Vec<KeyValue>) -> Result<()> {
-        let mut transformers = self.layers.iter().filter_map(|l| l.transformer.as_ref());
-        transformers.try_for_each(|t| t.encode_context(embeddings, out))
+        self.layers.iter().try_for_each(|layer| layer.encode_context(embeddings, out))
     }
 
     /// Takes its skips from the end of `skips`; upsamples to the size of the next one left there.
