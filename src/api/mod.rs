@@ -53,21 +53,20 @@ pub struct ApiState {
     pub closing: CancellationToken,
 }
 
-/// All routes, by their normalised paths.
-pub fn router(state: ApiState) -> Router {
+/// All routes, by their normalised paths; `pages` are those for people, which need no key.
+pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
     let private = Router::new()
         .route("/predictions", get(predictions::list).post(create::by_version))
         .route("/predictions/{id}", get(predictions::get))
         .route("/predictions/{id}/cancel", post(predictions::cancel))
         .route("/models/{owner}/{name}/predictions", post(create::by_model))
-        .route("/p/{id}", get(predictions::get))
         .route_layer(from_fn_with_state(state.clone(), auth::require));
     let public = Router::new()
-        .route("/", get(index))
         .route("/health-check", get(health_check))
         .route("/outputs/{folder}/{name}", get(outputs::get));
     private
         .merge(public)
+        .merge(pages)
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -94,14 +93,15 @@ fn with_normal_path(mut request: Request) -> Request {
     request
 }
 
-async fn index(State(state): State<ApiState>) -> Json<Value> {
-    let served = state.catalog.served();
-    Json(json!({
+/// What this server is, for `GET /`.
+pub fn about(catalog: &Catalog) -> Value {
+    let served = catalog.served();
+    json!({
         "name": "stablehand",
         "version": env!("CARGO_PKG_VERSION"),
         "model": served.name,
         "stands_in_for": served.stands_in_for,
-    }))
+    })
 }
 
 async fn health_check(State(state): State<ApiState>) -> Result<Json<Value>, Response> {

@@ -18,6 +18,7 @@ use crate::config::{Config, ServeArgs};
 use crate::domain::{Catalog, ModelManifest, Source};
 use crate::engine::{EngineHandle, EngineOptions};
 use crate::store::{DataDir, SqliteStore, Store};
+use crate::web;
 use crate::weights::manifests;
 use crate::worker::{Worker, WorkerError, WorkerOptions};
 
@@ -138,7 +139,8 @@ impl Ground {
         let options = WorkerOptions { drain: config.drain, batch, ..WorkerOptions::default() };
         let shared: Arc<dyn Store> = store.clone();
         let worker = Worker::new(shared.clone(), blobs.clone(), catalog.clone(), engine, options);
-        let router = api::router(ApiState {
+        let pages = web::routes(api::about(&catalog));
+        let state = ApiState {
             store: shared,
             blobs,
             catalog,
@@ -146,7 +148,8 @@ impl Ground {
             public_url: config.public_url.clone(),
             queue_limit: config.queue_limit,
             closing: closing.clone(),
-        });
+        };
+        let router = api::router(state, pages);
         let server = Server::new(router, Limits::default());
         fs::write(data.path().join(ADDRESS), address.to_string()).context("the data folder cannot be written")?;
         Ok(Serving {

@@ -4,6 +4,7 @@
 mod api;
 mod arrows;
 mod batching;
+mod browser;
 mod engine;
 mod full_size;
 mod generate;
@@ -17,6 +18,7 @@ mod stage;
 mod store;
 mod text_encoder;
 mod tokenizer;
+mod tools;
 mod unet;
 mod vae;
 mod weights;

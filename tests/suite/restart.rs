@@ -12,9 +12,9 @@ use crate::stage::request;
 const LONG: u32 = 500;
 
 /// A `stablehand serve` with the built-in model; killed when dropped.
-struct Program {
+pub struct Program {
     child: Child,
-    url: String,
+    pub url: String,
     client: reqwest::Client,
 }
 
@@ -35,7 +35,7 @@ fn command(folder: &Path, flags: &[&str]) -> Command {
 }
 
 impl Program {
-    async fn start(folder: &Path, flags: &[&str]) -> Program {
+    pub async fn start(folder: &Path, flags: &[&str]) -> Program {
         // What a killed one left behind.
         let _ = std::fs::remove_file(folder.join("address"));
         let child = command(folder, flags).stdout(Stdio::null()).spawn().unwrap();
