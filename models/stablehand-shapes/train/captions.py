@@ -77,7 +77,7 @@ def figure_phrase(rng, figure, keep):
     parts = []
     if figure.size:
         parts.append(pick(rng, SIZE_WORDS[figure.size]))
-    if figure.fill != "plain" and rng.random() < 0.85:
+    if figure.fill != "plain":
         parts.append(pick(rng, FILL_WORDS[figure.fill]))
     says_colour, says_shape = rng.random() < keep, rng.random() < keep
     if says_colour:
@@ -94,7 +94,7 @@ def background_phrase(rng, scene):
     if not scene.gradient and scene.background in SCENERY and rng.random() < 0.05:
         return pick(rng, [" on ", " in ", " in front of "]) + pick(rng, SCENERY[scene.background])
     colour = pick(rng, words_of(COLOUR_WORDS, scene.background))
-    if scene.gradient and rng.random() < 0.85:
+    if scene.gradient:
         colour += " gradient"
     form = rng.random()
     if form < 0.55:

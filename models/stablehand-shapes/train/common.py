@@ -92,22 +92,25 @@ def seed_everything(seed):
 
 
 class Clock:
-    """Progress by wall clock: the learning rate warms up, stays, and falls to nothing over the last third."""
+    """Progress by wall clock: the learning rate warms up, stays, and falls to nothing over the last third.
+
+    `now`, where it is set, is taken for the time spent: processes that train together must agree on it.
+    """
 
     def __init__(self, minutes, spent=0.0, warmup=40.0):
-        self.total, self.warmup, self.start = minutes * 60, warmup, time.monotonic() - spent
+        self.total, self.warmup, self.start, self.now = minutes * 60, warmup, time.monotonic() - spent, None
 
     def spent(self):
         return time.monotonic() - self.start
 
     def progress(self):
-        return min(self.spent() / self.total, 1.0)
+        return min((self.spent() if self.now is None else self.now) / self.total, 1.0)
 
     def done(self):
-        return self.spent() >= self.total
+        return self.progress() >= 1.0
 
     def learning_rate(self, peak):
-        ramp = min(self.spent() / self.warmup + 0.02, 1.0)
+        ramp = min(self.progress() * self.total / self.warmup + 0.02, 1.0)
         return peak * ramp * min(1.0, 3.0 * (1.0 - self.progress()) + 0.01)
 
 

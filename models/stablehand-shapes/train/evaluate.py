@@ -1,9 +1,8 @@
 """Measures how faithfully the model follows prompts whose combinations were never in training.
 
-    python evaluate.py --out DIR                    the whole table, through diffusers; pictures and prompts.json go to DIR
+    python evaluate.py --out DIR                    the whole table, through diffusers; the pictures go to DIR
     python evaluate.py --out DIR --quick            a small share of it
-    python evaluate.py --write-prompts FILE         only the prompts, for another program to draw
-    python evaluate.py --pictures DIR               the table for pictures DIR/<id>.png drawn from DIR/prompts.json
+    python evaluate.py --out DIR --server URL       through a running Stablehand, as its users do
 
 A picture counts as right if background, number, colours and shapes, and the places and sizes that the prompt names are
 all right. In the group "negative" the prompt leaves the colour open, and the negative prompt is the very colour that the
@@ -12,7 +11,10 @@ model chose for the same seed without one: right is any other colour.
 
 import argparse
 import collections
+import io
 import json
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +117,7 @@ def load_pipeline(directory):
 
 
 def draw_batch(pipeline, batch):
-    """PIL pictures of cases that share scheduler, size and steps."""
+    """PIL pictures, by diffusers, of cases that share scheduler, size and steps."""
     first = batch[0]
     pipeline.scheduler = SCHEDULERS[first["scheduler"]].from_config(pipeline.scheduler.config)
     return pipeline(
@@ -129,8 +131,23 @@ def draw_batch(pipeline, batch):
     ).images
 
 
-def draw_all(pipeline, todo, out):
-    """Draws all cases into `out`, with prompts.json beside them."""
+def draw_on_server(url, case):
+    """The PIL picture of one case, by a running Stablehand."""
+    given = dict(num_inference_steps=case["steps"], guidance_scale=case["guidance"])
+    given |= {k: case[k] for k in ("prompt", "negative_prompt", "scheduler", "seed", "width", "height")}
+    body = json.dumps(dict(version="stability-ai/stable-diffusion", input=given)).encode()
+    headers = {"Content-Type": "application/json", "Prefer": "wait"}
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/predictions", body, headers)) as answer:
+        prediction = json.load(answer)
+    while prediction["status"] in ("starting", "processing"):
+        with urllib.request.urlopen(prediction["urls"]["get"]) as answer:
+            prediction = json.load(answer)
+    with urllib.request.urlopen(prediction["output"][0]) as answer:
+        return Image.open(io.BytesIO(answer.read())).convert("RGB")
+
+
+def draw_all(draw, todo, out):
+    """Draws all cases into `out`; `draw` makes the pictures of cases that share scheduler, size and steps."""
     out.mkdir(parents=True, exist_ok=True)
     queues = collections.defaultdict(list)
     for case in todo:
@@ -140,14 +157,13 @@ def draw_all(pipeline, todo, out):
         for start in range(0, len(queue), width):
             batch = queue[start : start + width]
             if negative:  # first without a negative prompt, then against the colour that came
-                for case, picture in zip(batch, draw_batch(pipeline, batch)):
+                for case, picture in zip(batch, draw(batch)):
                     figures = classify.look(picture)[1]
                     case["negative_prompt"] = figures[0].colour if figures else "red"
                     case["expected"]["figures"][0]["not_colour"] = case["negative_prompt"]
-            for case, picture in zip(batch, draw_batch(pipeline, batch)):
+            for case, picture in zip(batch, draw(batch)):
                 picture.save(out / f"{case['id']}.png")
         print(f"drew {scheduler} {size} {steps} steps {'negative' if negative else ''}", flush=True)
-    (out / "prompts.json").write_text(json.dumps(todo, indent=1) + "\n")
 
 
 def table(todo, pictures):
@@ -174,22 +190,17 @@ def table(todo, pictures):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL_DIR)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--write-prompts", type=Path)
-    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--server", help="draw through this server, not through diffusers")
     args = parser.parse_args()
-    if args.pictures:
-        print(table(json.loads((args.pictures / "prompts.json").read_text()), args.pictures))
-        return
     todo = cases(QUICK_GRID if args.quick else GRID)
-    if args.write_prompts:
-        # Without drawing there is no first choice to argue against: these prompts have no "negative" group.
-        args.write_prompts.write_text(json.dumps([c for c in todo if c["group"] != "negative"], indent=1) + "\n")
-        return
-    if not args.out:
-        parser.error("say where the pictures go: --out DIR")
-    draw_all(load_pipeline(args.model), todo, args.out)
+    if args.server:
+        with ThreadPoolExecutor(8) as threads:
+            draw_all(lambda batch: list(threads.map(lambda case: draw_on_server(args.server, case), batch)), todo, args.out)
+    else:
+        pipeline = load_pipeline(args.model)
+        draw_all(lambda batch: draw_batch(pipeline, batch), todo, args.out)
     print(table(todo, args.out))
 
 

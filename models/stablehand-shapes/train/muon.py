@@ -6,6 +6,7 @@ conditional UNet learns its captions in fewer steps than with AdamW alone. Convo
 """
 
 import torch
+import torch.distributed as dist
 
 STEPS = 4  # of the Newton-Schulz iteration
 
@@ -21,26 +22,39 @@ def orthogonalized(matrix):
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised."""
+    """Nesterov momentum, orthogonalised. Processes that train together share the work: each does every n-th matrix."""
 
     def __init__(self, weights, lr=1e-3, momentum=0.95, weight_decay=0.01):
         super().__init__(weights, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()
     def step(self):
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            updates = [torch.zeros_like(weight, memory_format=torch.contiguous_format) for weight in weights]
+            for i, (weight, update) in enumerate(zip(weights, updates)):
                 state = self.state[weight]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(weight)
                 state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                ahead = weight.grad.lerp(state["momentum"], group["momentum"])
-                update = orthogonalized(ahead.reshape(len(weight), -1)).reshape(weight.shape)
+                if i % world == rank:
+                    ahead = weight.grad.lerp(state["momentum"], group["momentum"])
+                    update.copy_(orthogonalized(ahead.reshape(len(weight), -1)).reshape(weight.shape))
+            sum_over_processes(updates)
+            for weight, update in zip(weights, updates):
                 size = 0.2 * max(len(weight), weight[0].numel()) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(update, alpha=-group["lr"] * size)
+
+
+def sum_over_processes(tensors):
+    """Adds up the tensors of all processes that train together, in place; nothing to do for one process."""
+    if dist.is_initialized():
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(part.view(tensor.shape))
 
 
 def optimizers(model):
