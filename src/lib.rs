@@ -12,5 +12,6 @@ pub mod engine;
 pub mod fetch;
 pub mod ops;
 pub mod store;
+pub mod webhooks;
 pub mod weights;
 pub mod worker;
