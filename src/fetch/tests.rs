@@ -165,6 +165,8 @@ async fn size_and_time_are_limited() {
 async fn what_goes_wrong_is_told() {
     let (broken, _) = server("127.0.0.1", answer("404 Not Found", "", ""), Duration::ZERO).await;
     assert_eq!(get(&format!("http://127.0.0.1:{broken}/")).await.unwrap_err(), FetchError::Status(404));
+    let no_tls = get(&format!("https://127.0.0.1:{broken}/")).await.unwrap_err();
+    assert!(matches!(no_tls, FetchError::Unreachable(_)), "{no_tls}");
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let error = get(&format!("http://127.0.0.1:{closed}/")).await.unwrap_err();
     assert!(matches!(error, FetchError::Unreachable(_)) && error.is_retryable(), "{error}");

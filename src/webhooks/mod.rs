@@ -47,7 +47,7 @@ impl Default for WebhookOptions {
         WebhookOptions {
             timeout: Duration::from_secs(10),
             retry_for: Duration::from_secs(60),
-            in_flight: 256,
+            in_flight: 64,
             per_host: 8,
             tick: Duration::from_millis(200),
         }
