@@ -9,7 +9,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use stablehand::blobs::Blobs;
 use stablehand::domain::new_prediction_id;
-use stablehand::store::{NewPrediction, Outcome, SqliteStore, Store};
+use stablehand::store::{ListFilter, NewPrediction, Outcome, SqliteStore, Store};
 use stablehand::worker::encode_png;
 
 const TERM: Duration = Duration::from_secs(30);
@@ -22,6 +22,7 @@ fn new() -> NewPrediction {
         version: "ac732df83cea7fff18b8472768c88ad041fa750ff7682a21affe81863cbe77e4".to_string(),
         input: input.as_object().cloned().unwrap(),
         seed: 1,
+        ..NewPrediction::default()
     }
 }
 
@@ -34,7 +35,7 @@ fn store(c: &mut Criterion) {
     group.bench_function("insert", |b| b.iter(|| runtime.block_on(store.insert(new(), u64::MAX)).unwrap()));
     let known = runtime.block_on(store.insert(new(), u64::MAX)).unwrap().id;
     group.bench_function("get", |b| b.iter(|| runtime.block_on(store.get(&known)).unwrap()));
-    group.bench_function("list", |b| b.iter(|| runtime.block_on(store.list(None)).unwrap()));
+    group.bench_function("list", |b| b.iter(|| runtime.block_on(store.list(ListFilter::default(), None)).unwrap()));
     group.bench_function("claim, log, renew and finish", |b| {
         b.iter_custom(|rounds| {
             runtime.block_on(async {

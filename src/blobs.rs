@@ -44,7 +44,7 @@ impl Blobs {
     pub fn local(folder: &FilePath) -> Result<Blobs, BlobError> {
         let failed = |source| BlobError::Folder { folder: folder.display().to_string(), source };
         std::fs::create_dir_all(folder).map_err(failed)?;
-        let storage = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
+        let storage = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true).with_automatic_cleanup(true);
         Ok(Blobs { storage: Arc::new(storage) })
     }
 
@@ -65,6 +65,15 @@ impl Blobs {
     /// What is kept at `folder/name`, to be streamed.
     pub async fn get(&self, folder: &str, name: &str) -> Result<GetResult, BlobError> {
         Ok(self.storage.get(&checked(folder, name)?).await?)
+    }
+
+    /// Removes what [`Blobs::put`] kept at `path`; that it is gone already is fine.
+    pub async fn delete(&self, path: &str) -> Result<(), BlobError> {
+        let (folder, name) = path.split_once('/').unwrap_or((path, ""));
+        match self.storage.delete(&checked(folder, name)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Size, time and entity tag of what is kept at `folder/name`.
@@ -108,5 +117,10 @@ mod tests {
         {
             assert!(matches!(blobs.get(folder, name).await, Err(BlobError::NotFound(_))), "{folder}/{name}");
         }
+        for _ in 0..2 {
+            blobs.delete(&path).await.unwrap();
+        }
+        assert!(matches!(blobs.head(&folder, "out-0.png").await, Err(BlobError::NotFound(_))));
+        assert!(blobs.delete("../secret").await.is_err());
     }
 }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 /// The settings as they were given: each is a text, so that none of them hides the mistakes of the others.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ServeArgs {
@@ -52,6 +54,21 @@ pub struct ServeArgs {
     /// Never ask the model hub: use only what is already here [default: false]
     #[arg(long, env = "STABLEHAND_OFFLINE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub offline: Option<String>,
+    /// How long a prediction may run, such as 30m, or off; one that runs longer fails [default: off]
+    #[arg(long, env = "STABLEHAND_RUN_LIMIT", value_name = "TIME")]
+    pub run_limit: Option<String>,
+    /// How long input, output, logs and files of finished predictions are kept, such as 1h or 7d, or off for ever
+    /// [default: off]
+    #[arg(long, env = "STABLEHAND_RETENTION", value_name = "TIME")]
+    pub retention: Option<String>,
+    /// For how long the webhook about the end of a prediction is tried again when its receiver fails; off: never
+    /// [default: 1m]
+    #[arg(long, env = "STABLEHAND_WEBHOOK_RETRY", value_name = "TIME")]
+    pub webhook_retry: Option<String>,
+    /// Let webhooks and input files reach loopback and private addresses too [default: false]
+    #[arg(long, env = "STABLEHAND_ALLOW_PRIVATE_NETWORK", value_name = "BOOL", num_args = 0..=1,
+          default_missing_value = "true")]
+    pub allow_private_network: Option<String>,
 }
 
 /// The settings as the server uses them.
@@ -73,6 +90,13 @@ pub struct Config {
     pub threads: Option<usize>,
     pub drain: Duration,
     pub offline: bool,
+    /// `None`: as long as it takes.
+    pub run_limit: Option<Duration>,
+    /// `None`: for ever.
+    pub retention: Option<Duration>,
+    /// Zero: never tried again.
+    pub webhook_retry: Duration,
+    pub allow_private_network: bool,
 }
 
 /// Where to compute.
@@ -154,6 +178,10 @@ impl fmt::Debug for Config {
             .field("threads", &self.threads)
             .field("drain", &self.drain)
             .field("offline", &self.offline)
+            .field("run_limit", &self.run_limit)
+            .field("retention", &self.retention)
+            .field("webhook_retry", &self.webhook_retry)
+            .field("allow_private_network", &self.allow_private_network)
             .finish()
     }
 }
@@ -183,6 +211,14 @@ impl ServeArgs {
             threads: given.take("threads", self.threads, at_least_one).map(|n| n as usize),
             drain: given.take("drain-seconds", self.drain_seconds, seconds).unwrap_or(Duration::from_secs(30)),
             offline: given.take("offline", self.offline, switch).unwrap_or(false),
+            run_limit: given.take("run-limit", self.run_limit, time_or_off).flatten(),
+            retention: given.take("retention", self.retention, time_or_off).flatten(),
+            webhook_retry: given
+                .take("webhook-retry", self.webhook_retry, time_or_off)
+                .map_or(Duration::from_secs(60), Option::unwrap_or_default),
+            allow_private_network: given
+                .take("allow-private-network", self.allow_private_network, switch)
+                .unwrap_or(false),
         };
         given.errors.extend(given.file.into_keys().map(|name| format!("{name}: there is no such setting")));
         if given.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(given.errors)) }
@@ -270,6 +306,22 @@ fn seconds(text: &str) -> Result<Duration, &'static str> {
     number.map(Duration::from_secs_f64).ok_or("a number of seconds from 0 to 86400")
 }
 
+/// `90` seconds, `30m`, `1h30m`, `7d`, or `off`.
+fn time_or_off(text: &str) -> Result<Option<Duration>, &'static str> {
+    const WANTED: &str = "a time of at least one second, such as 90s, 30m, 1h30m or 7d, or off";
+    const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+    if text == "off" {
+        return Ok(None);
+    }
+    let days = |text: &str| text.parse::<u32>().ok().map(|days| Duration::from_secs(86_400 * u64::from(days)));
+    let time = match text.strip_suffix('d') {
+        Some(number) => days(number),
+        None if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok().map(Duration::from_secs),
+        None => text.parse::<SignedDuration>().ok().and_then(|time| time.try_into().ok()),
+    };
+    time.filter(|time| (Duration::from_secs(1)..LONGEST).contains(time)).map(Some).ok_or(WANTED)
+}
+
 fn switch(text: &str) -> Result<bool, &'static str> {
     match text {
         "true" | "1" | "yes" => Ok(true),
@@ -289,7 +341,8 @@ mod tests {
         assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
         assert_eq!((config.queue_limit, config.max_rows, config.model), (1000, 16, None));
         assert_eq!((config.device, config.dtype), (DeviceChoice::Auto, DtypeChoice::Auto));
-        assert!(config.api_keys.is_empty() && !config.offline);
+        assert!(config.api_keys.is_empty() && !config.offline && !config.allow_private_network);
+        assert_eq!((config.run_limit, config.retention, config.webhook_retry.as_secs()), (None, None, 60));
     }
 
     #[test]
@@ -312,6 +365,18 @@ mod tests {
     }
 
     #[test]
+    fn times() {
+        let seconds = |text: &str| time_or_off(text).map(|time| time.map(|t| t.as_secs()));
+        for (text, wanted) in [("90", 90), ("90s", 90), ("30m", 1800), ("1h30m", 5400), ("7d", 604_800)] {
+            assert_eq!(seconds(text), Ok(Some(wanted)), "{text}");
+        }
+        assert_eq!(seconds("off"), Ok(None));
+        for wrong in ["", "0", "0s", "-1h", "d", "1.5d", "99999999999d", "soon", "200000d"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn every_mistake_is_reported_at_once_and_secrets_are_not() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "lisen = 'x'\nqueue-limit = 0\n").unwrap();
@@ -326,11 +391,16 @@ mod tests {
             drain_seconds: wrong("-1"),
             offline: wrong("maybe"),
             threads: wrong("0"),
+            retention: wrong("0"),
+            run_limit: wrong("soon"),
+            webhook_retry: wrong("-5s"),
+            allow_private_network: wrong("perhaps"),
             ..ServeArgs::default()
         };
         let report = args.resolve().unwrap_err().to_string();
         let names: Vec<&str> = report.lines().filter_map(|line| line.split(':').next()).collect();
-        let expected = "listen device dtype public-url api-keys queue-limit threads drain-seconds offline lisen";
+        let expected = "listen device dtype public-url api-keys queue-limit threads drain-seconds offline run-limit \
+                        retention webhook-retry allow-private-network lisen";
         assert_eq!(names, expected.split(' ').collect::<Vec<_>>(), "{report}");
         assert!(!report.contains("sesame"));
     }

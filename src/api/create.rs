@@ -11,10 +11,12 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::ApiState;
+use super::cancel_after::cancel_after;
 use super::problem::Problem;
 use super::view::{Origin, PredictionView};
 use super::wait::until_finished;
-use crate::domain::{FieldError, Input, json_type, new_prediction_id};
+use super::webhooks::{refusal, take_webhook};
+use crate::domain::{FieldError, Input, InputTable, PredictionSource, Webhook, new_prediction_id};
 use crate::store::NewPrediction;
 
 /// Clients give up after 60 seconds; the answer must be on its way before.
@@ -22,8 +24,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(55);
 
 /// For a request body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-
-const EVENTS: [&str; 4] = ["start", "output", "logs", "completed"];
 
 /// `POST /predictions`
 pub async fn by_version(
@@ -60,8 +60,10 @@ async fn create(
     reference: &str,
     envelope: Envelope,
 ) -> Result<Response, Problem> {
+    // Clients count from when they sent the request.
+    let begun = Instant::now();
     let resolved = state.catalog.resolve(reference).ok_or_else(Problem::unknown_version)?;
-    let input = Input::parse(resolved.table, &envelope.input).map_err(Problem::invalid)?;
+    let (input, cancel_after) = check(state, headers, resolved.table, &envelope).map_err(Problem::invalid)?;
     let new = NewPrediction {
         id: new_prediction_id(),
         model: resolved.model.to_string(),
@@ -71,6 +73,10 @@ async fn create(
             Some(seed) => seed,
             None => random_seed()?,
         },
+        source: source(headers),
+        origin: origin.as_str().to_string(),
+        webhook: envelope.webhook,
+        cancel_after,
     };
     let wait = Wait::of(headers);
     let changes = state.store.changes();
@@ -78,7 +84,7 @@ async fn create(
     let Some(wait) = wait else {
         return Ok(answer(StatusCode::CREATED, PredictionView::new(created, origin), None));
     };
-    let deadline = Instant::now() + wait.longest;
+    let deadline = begun + wait.longest;
     let prediction = until_finished(state, created, changes, deadline).await?;
     let finished = prediction.status.is_terminal();
     let view = PredictionView::new(prediction, origin);
@@ -86,6 +92,27 @@ async fn create(
         true => answer(StatusCode::CREATED, view, Some(wait)),
         false => answer(StatusCode::ACCEPTED, view.still_starting(), Some(wait)),
     })
+}
+
+/// What can only be checked with the model and the settings at hand; all mistakes at once.
+fn check(
+    state: &ApiState,
+    headers: &HeaderMap,
+    table: &InputTable,
+    envelope: &Envelope,
+) -> Result<(Input, Option<Duration>), Vec<FieldError>> {
+    let input = Input::parse(table, &envelope.input);
+    let cancel_after = cancel_after(headers);
+    let unreachable = envelope.webhook.as_ref().and_then(|webhook| refusal(&state.fetcher, webhook));
+    match (input, cancel_after, unreachable) {
+        (Ok(input), Ok(cancel_after), None) => Ok((input, cancel_after)),
+        (input, cancel_after, unreachable) => {
+            let mut errors = input.err().unwrap_or_default();
+            errors.extend(unreachable);
+            errors.extend(cancel_after.err());
+            Err(errors)
+        }
+    }
 }
 
 fn answer(status: StatusCode, view: PredictionView, wait: Option<Wait>) -> Response {
@@ -98,6 +125,12 @@ fn answer(status: StatusCode, view: PredictionView, wait: Option<Wait>) -> Respo
         response.headers_mut().insert("preference-applied", applied);
     }
     response
+}
+
+/// By which way the client creates it: the page of this server says so in a header.
+fn source(headers: &HeaderMap) -> PredictionSource {
+    let named = headers.get("stablehand-source").and_then(|value| value.to_str().ok());
+    named.and_then(PredictionSource::from_name).unwrap_or_default()
 }
 
 /// 16 random bits, as Replicate's predictor draws them.
@@ -156,6 +189,7 @@ impl Wait {
 struct Envelope {
     version: Option<String>,
     input: Map<String, Value>,
+    webhook: Option<Webhook>,
 }
 
 impl Envelope {
@@ -179,8 +213,9 @@ impl Envelope {
                 Map::new()
             }
         };
+        let webhook = take_webhook(&mut json, &mut errors);
         check_rest(json, &mut errors);
-        if errors.is_empty() { Ok(Envelope { version, input }) } else { Err(Problem::invalid(errors)) }
+        if errors.is_empty() { Ok(Envelope { version, input, webhook }) } else { Err(Problem::invalid(errors)) }
     }
 }
 
@@ -193,33 +228,14 @@ fn take_version(json: &mut Map<String, Value>, errors: &mut Vec<FieldError>) -> 
     None
 }
 
-/// The other keys that Replicate knows. Webhooks and streams are understood but not served yet.
+/// `stream` is an old key that means nothing any more; others do not belong there.
 fn check_rest(json: Map<String, Value>, errors: &mut Vec<FieldError>) {
     for (key, value) in json {
-        let expected = match key.as_str() {
-            _ if value.is_null() => continue,
-            "webhook" | "webhook_completed" if !value.is_string() => "string",
-            "stream" if !value.is_boolean() => "boolean",
-            "webhook_events_filter" if json_type(&value) != "array" => "array",
-            "webhook_events_filter" => {
-                let known = |event: &Value| event.as_str().is_some_and(|e| EVENTS.contains(&e));
-                let items = value.as_array().into_iter().flatten().enumerate();
-                errors.extend(items.filter(|(_, event)| !known(event)).map(|(i, _)| FieldError {
-                    kind: "enum",
-                    field: format!("{key}.{i}"),
-                    description: format!(
-                        "{key}.{i} must be one of the following: \"start\", \"output\", \"logs\", \"completed\""
-                    ),
-                }));
-                continue;
-            }
-            "webhook" | "webhook_completed" | "stream" => continue,
-            _ => {
-                errors.push(FieldError::additional_property(&key));
-                continue;
-            }
-        };
-        errors.push(FieldError::invalid_type(&key, expected, &value));
+        match (key.as_str(), &value) {
+            (_, Value::Null) | ("stream", Value::Bool(_)) => {}
+            ("stream", _) => errors.push(FieldError::invalid_type(&key, "boolean", &value)),
+            _ => errors.push(FieldError::additional_property(&key)),
+        }
     }
 }
 
@@ -274,10 +290,10 @@ mod tests {
             ),
             "- version: Invalid type. Expected: string, given: integer\n\
              - input: Invalid type. Expected: object, given: string\n\
-             - stream: Invalid type. Expected: boolean, given: string\n\
              - webhook: Invalid type. Expected: string, given: integer\n\
              - webhook_events_filter.0: webhook_events_filter.0 must be one of the following: \
-             \"start\", \"output\", \"logs\", \"completed\"\n"
+             \"start\", \"output\", \"logs\", \"completed\"\n\
+             - stream: Invalid type. Expected: boolean, given: string\n"
         );
     }
 

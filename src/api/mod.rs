@@ -1,9 +1,10 @@
 //! The HTTP surface (axum): routes, auth, problem+json, `Prefer: wait`. Never touches a tensor.
 //!
-//! Owns what clients see. Writes rows and reads them; who works on them is none of its business. Webhooks, event
-//! streams, file uploads and model descriptions are not served yet.
+//! Owns what clients see, the bodies of webhooks included. Writes rows and reads them; who works on them, and who sends
+//! webhooks, is none of its business. Event streams, file uploads and model descriptions are not served yet.
 
 mod auth;
+mod cancel_after;
 mod create;
 mod outputs;
 mod path;
@@ -12,6 +13,7 @@ mod problem;
 mod server;
 mod view;
 mod wait;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -29,9 +31,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use auth::Keys;
 pub use path::normalise;
 pub use server::{Limits, Server};
+pub use webhooks::webhook_body;
 
 use crate::blobs::Blobs;
 use crate::domain::Catalog;
+use crate::fetch::Fetcher;
 use crate::store::Store;
 use problem::Problem;
 
@@ -45,6 +49,10 @@ pub struct ApiState {
     pub blobs: Blobs,
     pub catalog: Arc<Catalog>,
     pub keys: Keys,
+    /// Says which addresses could not be reached; nothing is fetched here.
+    pub fetcher: Fetcher,
+    /// For receivers of webhooks, who check signatures.
+    pub webhook_secret: String,
     /// The origin of the URLs in answers; without it, the one that the client used.
     pub public_url: Option<String>,
     /// Predictions that may wait.
@@ -60,6 +68,7 @@ pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
         .route("/predictions/{id}", get(predictions::get))
         .route("/predictions/{id}/cancel", post(predictions::cancel))
         .route("/models/{owner}/{name}/predictions", post(create::by_model))
+        .route("/webhooks/default/secret", get(webhooks::secret))
         .route_layer(from_fn_with_state(state.clone(), auth::require));
     let public = Router::new()
         .route("/health-check", get(health_check))

@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use url::form_urlencoded;
 
 use super::ApiState;
 use super::problem::Problem;
 use super::view::{Origin, PredictionView};
 use super::wait::until_finished;
-use crate::store::Cursor;
+use crate::domain::PredictionSource;
+use crate::store::{Cursor, ListFilter};
 
 /// How long the answer to a cancel is held so that it can show the end.
 const CANCEL_WAIT: Duration = Duration::from_secs(3);
@@ -41,6 +46,52 @@ pub async fn cancel(
 #[derive(Debug, Deserialize)]
 pub struct ListQuery {
     cursor: Option<String>,
+    created_after: Option<String>,
+    created_before: Option<String>,
+    source: Option<String>,
+}
+
+impl ListQuery {
+    fn filter(&self) -> Result<ListFilter, Problem> {
+        Ok(ListFilter {
+            created_after: time("created_after", self.created_after.as_deref())?,
+            created_before: time("created_before", self.created_before.as_deref())?,
+            source: match self.source.as_deref() {
+                None | Some("") => None,
+                Some(name) => Some(PredictionSource::from_name(name).ok_or_else(|| {
+                    Problem::bad_request("source: it must be web, or left out for predictions from everywhere")
+                })?),
+            },
+        })
+    }
+
+    /// The address of another page of the same list.
+    fn page(&self, origin: &Origin, cursor: Cursor) -> String {
+        let mut query = form_urlencoded::Serializer::new(format!("cursor={cursor}"));
+        let filters = [
+            ("created_after", &self.created_after),
+            ("created_before", &self.created_before),
+            ("source", &self.source),
+        ];
+        for (name, value) in filters {
+            if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+                query.append_pair(name, value);
+            }
+        }
+        origin.url(&format!("/v1/predictions?{}", query.finish()))
+    }
+}
+
+/// A time, in UTC if it does not say otherwise; a date alone is its midnight.
+fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    // Whoever does not encode a + sends a space.
+    let text = text.replace(' ', "+");
+    let in_utc = || text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+    match text.parse().ok().or_else(in_utc) {
+        Some(time) => Ok(Some(time)),
+        None => Err(Problem::bad_request(format!("{name}: it must be a time such as 2025-01-01T00:00:00Z"))),
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -60,8 +111,8 @@ pub async fn list(
         None | Some("") => None,
         Some(text) => Some(text.parse().map_err(|e| Problem::bad_request(format!("Invalid cursor: {e}")))?),
     };
-    let page = state.store.list(cursor).await?;
-    let url = |cursor: Cursor| origin.url(&format!("/v1/predictions?cursor={cursor}"));
+    let page = state.store.list(query.filter()?, cursor).await?;
+    let url = |cursor: Cursor| query.page(&origin, cursor);
     Ok(Json(PageView {
         next: page.next.map(url),
         previous: page.previous.map(url),

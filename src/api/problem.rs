@@ -16,6 +16,9 @@ use crate::store::StoreError;
 /// Seconds after which a full queue may have room.
 const RETRY_AFTER: u32 = 10;
 
+/// Refusals that may not last.
+const PASSING: [StatusCode; 3] = [StatusCode::REQUEST_TIMEOUT, StatusCode::CONFLICT, StatusCode::TOO_MANY_REQUESTS];
+
 /// An error answer.
 #[derive(Debug, Serialize)]
 pub struct Problem {
@@ -126,6 +129,10 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if status.is_client_error() && !PASSING.contains(&status) {
+            // Some clients send anything again unless they are told not to.
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if status == StatusCode::PAYLOAD_TOO_LARGE {
             // The rest of the body is not read: the client must not send its next request behind it.

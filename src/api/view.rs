@@ -9,13 +9,22 @@ use serde_json::{Map, Value};
 
 use super::ApiState;
 use super::problem::Problem;
-use crate::domain::{Metrics, Prediction, Status};
+use crate::domain::{Metrics, Prediction, PredictionSource, Status, WebhookEvent};
 
 /// Scheme, host and port that this client reaches us by, without a slash at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
 
 impl Origin {
+    /// `text` is scheme, host and port.
+    pub fn new(text: &str) -> Origin {
+        Origin(text.trim_end_matches('/').to_string())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// `path` begins with a slash.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.0)
@@ -27,7 +36,7 @@ impl FromRequestParts<ApiState> for Origin {
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Origin, Problem> {
         if let Some(public) = &state.public_url {
-            return Ok(Origin(public.trim_end_matches('/').to_string()));
+            return Ok(Origin::new(public));
         }
         let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
         let authority = match host {
@@ -65,7 +74,13 @@ pub struct PredictionView {
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<Metrics>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<&'static str>,
+    deadline: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<PredictionSource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook_events_filter: Option<Vec<WebhookEvent>>,
     urls: Urls,
 }
 
@@ -79,22 +94,27 @@ struct Urls {
 impl PredictionView {
     pub fn new(prediction: Prediction, origin: &Origin) -> PredictionView {
         let get = origin.url(&format!("/v1/predictions/{}", prediction.id));
+        let metrics = prediction.metrics();
+        let (webhook, webhook_events_filter) = prediction.webhook.map(|w| (w.url, w.events_filter)).unzip();
         let outputs = |paths: Vec<String>| paths.iter().map(|path| origin.url(&format!("/outputs/{path}"))).collect();
         PredictionView {
-            metrics: prediction.metrics(),
+            metrics,
             urls: Urls { cancel: format!("{get}/cancel"), web: origin.url(&format!("/p/{}", prediction.id)), get },
             model: prediction.model,
             version: prediction.version,
             input: prediction.input,
             logs: prediction.logs,
             output: prediction.output.map(outputs),
-            data_removed: false,
+            data_removed: prediction.data_removed,
             error: prediction.error,
             status: prediction.status,
             created_at: prediction.created_at.to_string(),
             started_at: prediction.started_at.map(|t| t.to_string()),
             completed_at: prediction.completed_at.map(|t| t.to_string()),
-            source: Some("api"),
+            deadline: prediction.deadline.map(|t| t.to_string()),
+            source: Some(prediction.source),
+            webhook,
+            webhook_events_filter: webhook_events_filter.flatten(),
             id: prediction.id,
         }
     }

@@ -17,10 +17,12 @@ use crate::blobs::Blobs;
 use crate::config::{Config, ServeArgs};
 use crate::domain::{Catalog, ModelManifest, Source};
 use crate::engine::{EngineHandle, EngineOptions};
+use crate::fetch::Fetcher;
 use crate::store::{DataDir, SqliteStore, Store};
 use crate::web;
+use crate::webhooks::{Render, Secret, WebhookOptions, Webhooks};
 use crate::weights::manifests;
-use crate::worker::{Worker, WorkerError, WorkerOptions};
+use crate::worker::{Keeper, Worker, WorkerError, WorkerOptions};
 
 /// Requests that take turns on a CPU. More make each of them later; fewer let a short one wait behind long ones.
 const CPU_JOBS: usize = 16;
@@ -32,6 +34,9 @@ const CPU_BATCH: usize = 1;
 
 /// The file in the data folder that says where the server listens, for scripts that asked for port 0.
 const ADDRESS: &str = "address";
+
+/// The name under which the store keeps the secret that webhooks are signed with.
+const WEBHOOK_SECRET: &str = "webhook-secret";
 
 /// Serves until a signal.
 pub fn run(args: ServeArgs) -> Result<()> {
@@ -105,6 +110,8 @@ pub struct Serving {
     closing: CancellationToken,
     worker: JoinHandle<Result<(), WorkerError>>,
     server: JoinHandle<()>,
+    keeper: JoinHandle<()>,
+    webhooks: JoinHandle<()>,
     store: Arc<SqliteStore>,
     data: DataDir,
 }
@@ -136,15 +143,23 @@ impl Ground {
         let blobs = Blobs::local(&data.blobs())?;
         let catalog = Arc::new(catalog);
         let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
-        let options = WorkerOptions { drain: config.drain, batch, ..WorkerOptions::default() };
+        let options =
+            WorkerOptions { drain: config.drain, run_limit: config.run_limit, batch, ..WorkerOptions::default() };
         let shared: Arc<dyn Store> = store.clone();
         let worker = Worker::new(shared.clone(), blobs.clone(), catalog.clone(), engine, options);
         let pages = web::routes(api::about(&catalog));
+        let keeper = Keeper::new(shared.clone(), blobs.clone(), config.retention);
+        let fetcher = Fetcher::new(config.allow_private_network);
+        let secret = Secret::parse(&store.keep(WEBHOOK_SECRET, Secret::fresh()?.text()).await?)?;
+        let webhook_secret = secret.text().to_string();
+        let webhooks = webhooks(config, shared.clone(), fetcher.clone(), secret);
         let state = ApiState {
             store: shared,
             blobs,
             catalog,
             keys: Keys::new(config.api_keys.iter().map(String::as_str)),
+            fetcher,
+            webhook_secret,
             public_url: config.public_url.clone(),
             queue_limit: config.queue_limit,
             closing: closing.clone(),
@@ -156,6 +171,8 @@ impl Ground {
             address,
             worker: tokio::spawn(worker.run(stop.clone())),
             server: tokio::spawn(server.run(listener, stop.clone(), closing.clone())),
+            keeper: tokio::spawn(keeper.run(closing.clone())),
+            webhooks: tokio::spawn(webhooks.run(closing.clone())),
             stop,
             closing,
             store,
@@ -186,10 +203,23 @@ impl Serving {
         if let Err(error) = (&mut self.server).await {
             tracing::error!("server: {error}");
         }
+        for task in [&mut self.keeper, &mut self.webhooks] {
+            if let Err(error) = task.await {
+                tracing::error!("{error}");
+            }
+        }
         self.store.close().await;
         // Best effort: an old address is only confusing.
         let _ = fs::remove_file(self.data.path().join(ADDRESS));
     }
+}
+
+/// Webhooks show what the API shows; the two rooms do not know each other.
+fn webhooks(config: &Config, store: Arc<dyn Store>, fetcher: Fetcher, secret: Secret) -> Webhooks {
+    let public_url = config.public_url.clone();
+    let render: Render = Arc::new(move |prediction| api::webhook_body(prediction, public_url.as_deref()));
+    let options = WebhookOptions { retry_for: config.webhook_retry, ..WebhookOptions::default() };
+    Webhooks::new(store, fetcher, secret, render, options)
 }
 
 fn ended(worked: Result<Result<(), WorkerError>, tokio::task::JoinError>) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Names for predictions.
+//! Names for predictions and messages.
 
 /// The lower-case alphabet of Crockford's base32: sorts as the number does.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -6,6 +6,11 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// A new prediction id: a UUID v7 as 26 lower-case base32 characters, so ids sort by creation time.
 pub fn new_prediction_id() -> String {
     encode(uuid::Uuid::now_v7().as_u128())
+}
+
+/// A new webhook id, the same for every attempt to deliver one message.
+pub fn new_message_id() -> String {
+    format!("msg_{}", new_prediction_id())
 }
 
 /// 128 bits as 26 characters, most significant first.

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::Webhook;
+
 /// The error of a prediction whose worker died too often; retry code in the wild looks for these words.
 pub const INTERRUPTED: &str = "Prediction interrupted; please retry (code: PA)";
 
@@ -56,6 +58,31 @@ impl Status {
     }
 }
 
+/// By which way a prediction was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PredictionSource {
+    #[default]
+    Api,
+    /// The page of this server.
+    Web,
+}
+
+impl PredictionSource {
+    /// The word in Replicate's API.
+    pub fn name(self) -> &'static str {
+        match self {
+            PredictionSource::Api => "api",
+            PredictionSource::Web => "web",
+        }
+    }
+
+    /// The source of that name.
+    pub fn from_name(name: &str) -> Option<PredictionSource> {
+        [PredictionSource::Api, PredictionSource::Web].into_iter().find(|s| s.name() == name)
+    }
+}
+
 /// A prediction as the store holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
@@ -64,6 +91,9 @@ pub struct Prediction {
     pub model: String,
     /// The version id.
     pub version: String,
+    pub source: PredictionSource,
+    /// Scheme, host and port that its creator reached the server by.
+    pub origin: String,
     /// As sent, without defaults filled in.
     pub input: Map<String, Value>,
     pub status: Status,
@@ -76,6 +106,11 @@ pub struct Prediction {
     pub seed: u64,
     /// The owner of the lease will end it within one step.
     pub cancel_requested: bool,
+    pub webhook: Option<Webhook>,
+    /// When it is to end, finished or not.
+    pub deadline: Option<Timestamp>,
+    /// Input, output, logs and files are gone.
+    pub data_removed: bool,
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub completed_at: Option<Timestamp>,

@@ -1,17 +1,21 @@
 //! Durable truth and the queue. The only room that contains SQL.
 //!
 //! A prediction's row is also its queue entry: state, lease, cancel request and result are one record, so no second
-//! queue can disagree with it. Who asks and who works only know [`Store`]; `tests/suite/store.rs` says what every
+//! queue can disagree with it. Webhooks are noted in the transaction of the change that they tell of. Who asks and who works only know [`Store`]; `tests/suite/store.rs` says what every
 //! implementation must do.
 
 mod cursor;
 mod data_dir;
+mod outbox;
 mod row;
 mod sqlite;
+mod upkeep;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::broadcast;
 
@@ -19,7 +23,7 @@ pub use cursor::Cursor;
 pub use data_dir::{DataDir, DataDirError};
 pub use sqlite::SqliteStore;
 
-use crate::domain::Prediction;
+use crate::domain::{Prediction, PredictionSource, Webhook, WebhookEvent};
 
 /// How often a prediction's worker may die before the prediction fails.
 pub const MAX_INTERRUPTIONS: u32 = 3;
@@ -28,7 +32,7 @@ pub const MAX_INTERRUPTIONS: u32 = 3;
 pub const PAGE_SIZE: usize = 100;
 
 /// What is written when a prediction is accepted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct NewPrediction {
     pub id: String,
     pub model: String,
@@ -36,6 +40,12 @@ pub struct NewPrediction {
     /// As sent.
     pub input: Map<String, Value>,
     pub seed: u64,
+    pub source: PredictionSource,
+    /// Scheme, host and port that its creator reached the server by.
+    pub origin: String,
+    pub webhook: Option<Webhook>,
+    /// From its creation to its deadline.
+    pub cancel_after: Option<Duration>,
 }
 
 /// The right to work on a prediction. A later claim of the same prediction has a higher `attempt` and voids it.
@@ -76,6 +86,16 @@ pub enum Outcome {
     Canceled,
 }
 
+/// Which predictions to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ListFilter {
+    /// Then or later.
+    pub created_after: Option<Timestamp>,
+    /// Earlier.
+    pub created_before: Option<Timestamp>,
+    pub source: Option<PredictionSource>,
+}
+
 /// One page of predictions, newest first.
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -95,6 +115,49 @@ pub struct Recovered {
     pub ended: u64,
 }
 
+/// What became of predictions whose deadline has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expired {
+    /// Ended before they started.
+    pub aborted: u64,
+    /// Running: their workers are to end them.
+    pub canceled: u64,
+}
+
+/// A finished prediction whose data was kept long enough.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlived {
+    pub id: String,
+    /// Blob paths of its pictures.
+    pub paths: Vec<String>,
+}
+
+/// What is being sent, and what more may be.
+#[derive(Debug, Clone, Default)]
+pub struct InFlight {
+    /// Predictions with a message in flight: their next one waits, so that messages keep their order.
+    pub predictions: Vec<String>,
+    /// Messages in flight to each host.
+    pub hosts: HashMap<String, usize>,
+    /// Messages in flight that a host may have.
+    pub per_host: usize,
+    /// Messages that may be taken in all.
+    pub room: usize,
+}
+
+/// A webhook to send.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The same for each attempt.
+    pub id: String,
+    pub host: String,
+    pub event: WebhookEvent,
+    /// The how-manieth one this is; the first is 1.
+    pub attempt: u32,
+    /// As it is now.
+    pub prediction: Prediction,
+}
+
 /// News of a change. A hint that may be lost: whoever waits must poll too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -104,6 +167,8 @@ pub enum Change {
     CancelRequested(String),
     /// The prediction of this id reached a terminal state.
     Finished(String),
+    /// A webhook is to be sent.
+    Outbox,
 }
 
 /// Why the store did not do it.
@@ -132,10 +197,10 @@ pub trait Store: Send + Sync + 'static {
 
     async fn get(&self, id: &str) -> Result<Option<Prediction>, StoreError>;
 
-    /// A page of at most [`PAGE_SIZE`], newest first; the first one without a cursor.
-    async fn list(&self, cursor: Option<Cursor>) -> Result<Page, StoreError>;
+    /// A page of at most [`PAGE_SIZE`] of those that pass the filter, newest first; the first one without a cursor.
+    async fn list(&self, filter: ListFilter, cursor: Option<Cursor>) -> Result<Page, StoreError>;
 
-    /// Takes up to `count` queued predictions, oldest first, for `term`.
+    /// Takes up to `count` queued predictions whose deadline has not passed, oldest first, for `term`.
     async fn claim(&self, count: usize, worker: &str, term: Duration) -> Result<Vec<Claimed>, StoreError>;
 
     /// Extends leases by `term` from now, even expired ones that nobody took; one answer for each, in order.
@@ -156,6 +221,25 @@ pub trait Store: Send + Sync + 'static {
     /// Requeues or ends predictions whose lease has expired, or, with `all`, every leased one: for a process that
     /// knows that no other works on this store.
     async fn recover(&self, all: bool) -> Result<Recovered, StoreError>;
+
+    /// Ends queued predictions whose deadline has passed, and has running ones end.
+    async fn expire(&self) -> Result<Expired, StoreError>;
+
+    /// Up to `count` predictions that ended before `before`, still have their data and owe nobody a webhook.
+    async fn outlived(&self, before: Timestamp, count: usize) -> Result<Vec<Outlived>, StoreError>;
+
+    /// Empties input, output and logs of finished predictions.
+    async fn remove_data(&self, ids: &[String]) -> Result<(), StoreError>;
+
+    /// Takes webhooks that are due. Ends of predictions become due again after `term`; the others are sent only once
+    /// and are gone.
+    async fn take_webhooks(&self, flying: &InFlight, term: Duration) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Removes a webhook, or has it sent again after a pause.
+    async fn settle_webhook(&self, id: &str, again_in: Option<Duration>) -> Result<(), StoreError>;
+
+    /// The value that the store keeps under this name; `fresh` from now on, when it has none.
+    async fn keep(&self, name: &str, fresh: &str) -> Result<String, StoreError>;
 
     async fn count_queued(&self) -> Result<u64, StoreError>;
 

@@ -11,15 +11,15 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, broadcast};
 
-use super::row;
 use super::{
-    Change, Claimed, Cursor, Lease, MAX_INTERRUPTIONS, NewPrediction, Outcome, PAGE_SIZE, Page, Recovered, Renewal,
-    Store, StoreError,
+    Change, Claimed, Cursor, Delivery, Expired, InFlight, Lease, ListFilter, MAX_INTERRUPTIONS, NewPrediction, Outcome,
+    Outlived, PAGE_SIZE, Page, Recovered, Renewal, Store, StoreError,
 };
-use crate::domain::{INTERRUPTED, Prediction, Status};
+use super::{outbox, row, upkeep};
+use crate::domain::{INTERRUPTED, Prediction, PredictionSource, Status, WebhookEvent};
 
 /// What a write adds to the news once it is committed.
-type News = Vec<Change>;
+pub(super) type News = Vec<Change>;
 
 /// Predictions in one SQLite file.
 pub struct SqliteStore {
@@ -78,33 +78,45 @@ impl SqliteStore {
     }
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     Timestamp::now().as_microsecond()
 }
 
-fn after(term: Duration) -> i64 {
-    now().saturating_add(i64::try_from(term.as_micros()).unwrap_or(i64::MAX))
+pub(super) fn after(term: Duration) -> i64 {
+    later(now(), term)
 }
 
-async fn find(connection: &mut SqliteConnection, id: &str) -> Result<Option<Prediction>, StoreError> {
+fn later(time: i64, by: Duration) -> i64 {
+    time.saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX))
+}
+
+pub(super) async fn find(connection: &mut SqliteConnection, id: &str) -> Result<Option<Prediction>, StoreError> {
     let found = sqlx::query("SELECT * FROM predictions WHERE id = ?").bind(id).fetch_optional(connection).await?;
     found.as_ref().map(row::prediction).transpose()
 }
 
+/// How a prediction ends.
+pub(super) enum Ended<'a> {
+    Worked(&'a Outcome),
+    /// Its deadline passed before it started.
+    Aborted,
+}
+
 /// Ends a prediction, whatever it was doing.
-async fn end(
+pub(super) async fn end(
     connection: &mut SqliteConnection,
     news: &mut News,
-    id: &str,
-    outcome: &Outcome,
+    prediction: &Prediction,
+    ended: &Ended<'_>,
     logs: &str,
 ) -> Result<(), StoreError> {
-    let (status, output, error) = match outcome {
-        Outcome::Succeeded(paths) => {
+    let (status, output, error) = match ended {
+        Ended::Worked(Outcome::Succeeded(paths)) => {
             (Status::Succeeded, Some(serde_json::Value::from(paths.clone()).to_string()), None)
         }
-        Outcome::Failed(text) => (Status::Failed, None, Some(text.as_str())),
-        Outcome::Canceled => (Status::Canceled, None, None),
+        Ended::Worked(Outcome::Failed(text)) => (Status::Failed, None, Some(text.as_str())),
+        Ended::Worked(Outcome::Canceled) => (Status::Canceled, None, None),
+        Ended::Aborted => (Status::Aborted, None, None),
     };
     sqlx::query(
         "UPDATE predictions SET status = ?, output = ?, error = ?, logs = logs || ?, completed_at = max(?, created_at),
@@ -116,24 +128,25 @@ async fn end(
     .bind(error)
     .bind(logs)
     .bind(now())
-    .bind(id)
-    .execute(connection)
+    .bind(&prediction.id)
+    .execute(&mut *connection)
     .await?;
-    news.push(Change::Finished(id.to_string()));
-    Ok(())
+    news.push(Change::Finished(prediction.id.clone()));
+    outbox::note_end(connection, news, prediction, status == Status::Succeeded).await
 }
 
-/// Puts a running prediction back into the queue, or ends it when it was to be canceled.
+/// Puts a running prediction back into the queue, or ends it when it was to be canceled or its deadline has passed.
 async fn give_back(connection: &mut SqliteConnection, news: &mut News, held: &Claimed) -> Result<bool, StoreError> {
-    let id = &held.prediction.id;
-    if held.prediction.cancel_requested {
-        end(connection, news, id, &Outcome::Canceled, "").await?;
+    let prediction = &held.prediction;
+    let too_late = prediction.deadline.is_some_and(|deadline| deadline.as_microsecond() <= now());
+    if prediction.cancel_requested || too_late {
+        end(connection, news, prediction, &Ended::Worked(&Outcome::Canceled), "").await?;
         return Ok(false);
     }
     sqlx::query(
         "UPDATE predictions SET status = 'starting', started_at = NULL, worker = NULL, lease_until = NULL WHERE id = ?",
     )
-    .bind(id)
+    .bind(&prediction.id)
     .execute(connection)
     .await?;
     news.push(Change::Queued);
@@ -165,16 +178,23 @@ impl Store for SqliteStore {
                 if queued >= limit {
                     return Err(StoreError::QueueFull { queued, limit });
                 }
+                let created = now();
                 let row = sqlx::query(
-                    "INSERT INTO predictions (id, model, version, input, seed, created_at) VALUES (?, ?, ?, ?, ?, ?)
-                     RETURNING *",
+                    "INSERT INTO predictions (id, model, version, input, seed, created_at, source, origin, webhook,
+                         webhook_events, deadline)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
                 )
                 .bind(new.id)
                 .bind(new.model)
                 .bind(new.version)
                 .bind(serde_json::Value::Object(new.input).to_string())
                 .bind(new.seed.cast_signed())
-                .bind(now())
+                .bind(created)
+                .bind(new.source.name())
+                .bind(new.origin)
+                .bind(new.webhook.as_ref().map(|w| w.url.clone()))
+                .bind(new.webhook.as_ref().and_then(outbox::events_json))
+                .bind(new.cancel_after.map(|time| later(created, time)))
                 .fetch_one(connection)
                 .await?;
                 news.push(Change::Queued);
@@ -188,19 +208,26 @@ impl Store for SqliteStore {
         find(&mut *self.readers.acquire().await?, id).await
     }
 
-    async fn list(&self, cursor: Option<Cursor>) -> Result<Page, StoreError> {
+    async fn list(&self, filter: ListFilter, cursor: Option<Cursor>) -> Result<Page, StoreError> {
         let mut connection = self.readers.acquire().await?;
-        // One more than a page tells whether there is a further one.
-        let limit = PAGE_SIZE as i64 + 1;
+        let micros = |time: Option<Timestamp>, none| time.map_or(none, |t| t.as_microsecond());
         let mut rows: Vec<SqliteRow> = match cursor {
-            Some(Cursor::Newer(seq)) => {
-                sqlx::query("SELECT * FROM predictions WHERE seq > ? ORDER BY seq LIMIT ?").bind(seq).bind(limit)
-            }
-            Some(Cursor::Older(seq)) => {
-                sqlx::query("SELECT * FROM predictions WHERE seq < ? ORDER BY seq DESC LIMIT ?").bind(seq).bind(limit)
-            }
-            None => sqlx::query("SELECT * FROM predictions ORDER BY seq DESC LIMIT ?").bind(limit),
+            Some(Cursor::Newer(seq)) => sqlx::query(
+                "SELECT * FROM predictions WHERE seq > ? AND created_at >= ? AND created_at < ? AND source = ifnull(?, source)
+                 ORDER BY seq LIMIT ?",
+            )
+            .bind(seq),
+            older => sqlx::query(
+                "SELECT * FROM predictions WHERE seq < ? AND created_at >= ? AND created_at < ? AND source = ifnull(?, source)
+                 ORDER BY seq DESC LIMIT ?",
+            )
+            .bind(if let Some(Cursor::Older(seq)) = older { seq } else { i64::MAX }),
         }
+        .bind(micros(filter.created_after, i64::MIN))
+        .bind(micros(filter.created_before, i64::MAX))
+        .bind(filter.source.map(PredictionSource::name))
+        // One more than a page tells whether there is a further one.
+        .bind(PAGE_SIZE as i64 + 1)
         .fetch_all(&mut *connection)
         .await?;
         let more = rows.len() > PAGE_SIZE;
@@ -221,23 +248,31 @@ impl Store for SqliteStore {
 
     async fn claim(&self, count: usize, worker: &str, term: Duration) -> Result<Vec<Claimed>, StoreError> {
         let worker = worker.to_string();
-        self.write(move |connection, _| {
+        self.write(move |connection, news| {
             Box::pin(async move {
                 let mut rows = sqlx::query(
                     "UPDATE predictions
                      SET status = 'processing', worker = ?, attempt = attempt + 1, lease_until = ?, started_at = ?
-                     WHERE seq IN (SELECT seq FROM predictions WHERE status = 'starting' ORDER BY seq LIMIT ?)
+                     WHERE seq IN (SELECT seq FROM predictions
+                                   WHERE status = 'starting' AND (deadline IS NULL OR deadline > ?)
+                                   ORDER BY seq LIMIT ?)
                      RETURNING *",
                 )
                 .bind(worker)
                 .bind(after(term))
                 .bind(now())
+                .bind(now())
                 .bind(i64::try_from(count).unwrap_or(i64::MAX))
-                .fetch_all(connection)
+                .fetch_all(&mut *connection)
                 .await?;
                 // RETURNING promises no order.
                 rows.sort_by_key(|row| row.try_get::<i64, _>("seq").unwrap_or(i64::MAX));
-                rows.iter().map(row::claimed).collect()
+                let claimed: Vec<Claimed> = rows.iter().map(row::claimed).collect::<Result<_, _>>()?;
+                for Claimed { prediction, .. } in claimed.iter().filter(|c| c.lease.attempt == 1) {
+                    let webhook = prediction.webhook.as_ref();
+                    outbox::note(connection, news, &prediction.id, webhook, WebhookEvent::Start).await?;
+                }
+                Ok(claimed)
             })
         })
         .await
@@ -273,16 +308,22 @@ impl Store for SqliteStore {
 
     async fn append_logs(&self, entries: &[(Lease, String)]) -> Result<(), StoreError> {
         let entries = entries.to_vec();
-        self.write(move |connection, _| {
+        self.write(move |connection, news| {
             Box::pin(async move {
                 for (lease, text) in entries {
-                    sqlx::query("UPDATE predictions SET logs = logs || ? WHERE id = ? AND worker = ? AND attempt = ?")
-                        .bind(text)
-                        .bind(lease.id)
-                        .bind(lease.worker)
-                        .bind(lease.attempt)
-                        .execute(&mut *connection)
-                        .await?;
+                    let row = sqlx::query(
+                        "UPDATE predictions SET logs = logs || ? WHERE id = ? AND worker = ? AND attempt = ?
+                         RETURNING id, webhook, webhook_events",
+                    )
+                    .bind(text)
+                    .bind(&lease.id)
+                    .bind(&lease.worker)
+                    .bind(lease.attempt)
+                    .fetch_optional(&mut *connection)
+                    .await?;
+                    if let Some(webhook) = row.as_ref().map(outbox::webhook).transpose()?.flatten() {
+                        outbox::note(connection, news, &lease.id, Some(&webhook), WebhookEvent::Logs).await?;
+                    }
                 }
                 Ok(())
             })
@@ -294,10 +335,8 @@ impl Store for SqliteStore {
         let (lease, logs) = (lease.clone(), logs.to_string());
         self.write(move |connection, news| {
             Box::pin(async move {
-                if held(connection, &lease).await?.is_none() {
-                    return Ok(false);
-                }
-                end(connection, news, &lease.id, &outcome, &logs).await?;
+                let Some(held) = held(connection, &lease).await? else { return Ok(false) };
+                end(connection, news, &held.prediction, &Ended::Worked(&outcome), &logs).await?;
                 Ok(true)
             })
         })
@@ -322,14 +361,10 @@ impl Store for SqliteStore {
             Box::pin(async move {
                 let Some(prediction) = find(connection, &id).await? else { return Ok(None) };
                 match prediction.status {
-                    Status::Starting => end(connection, news, &id, &Outcome::Canceled, "").await?,
-                    Status::Processing => {
-                        sqlx::query("UPDATE predictions SET cancel_requested = 1 WHERE id = ?")
-                            .bind(&id)
-                            .execute(&mut *connection)
-                            .await?;
-                        news.push(Change::CancelRequested(id.clone()));
+                    Status::Starting => {
+                        end(connection, news, &prediction, &Ended::Worked(&Outcome::Canceled), "").await?;
                     }
+                    Status::Processing => upkeep::mark(connection, news, &id).await?,
                     _ => {}
                 }
                 find(connection, &id).await
@@ -345,6 +380,9 @@ impl Store for SqliteStore {
                     .bind(if all { i64::MAX } else { now() })
                     .fetch_all(&mut *connection)
                     .await?;
+                if all {
+                    outbox::recover(connection, news).await?;
+                }
                 let mut recovered = Recovered::default();
                 for row in &expired {
                     let claimed = row::claimed(row)?;
@@ -356,7 +394,8 @@ impl Store for SqliteStore {
                         .execute(&mut *connection)
                         .await?;
                     let again = if interruptions > MAX_INTERRUPTIONS && !claimed.prediction.cancel_requested {
-                        end(connection, news, id, &Outcome::Failed(INTERRUPTED.to_string()), "").await?;
+                        let failed = Outcome::Failed(INTERRUPTED.to_string());
+                        end(connection, news, &claimed.prediction, &Ended::Worked(&failed), "").await?;
                         false
                     } else {
                         give_back(connection, news, &claimed).await?
@@ -364,6 +403,53 @@ impl Store for SqliteStore {
                     *(if again { &mut recovered.requeued } else { &mut recovered.ended }) += 1;
                 }
                 Ok(recovered)
+            })
+        })
+        .await
+    }
+
+    async fn expire(&self) -> Result<Expired, StoreError> {
+        if !upkeep::anything_expired(&mut *self.readers.acquire().await?).await? {
+            return Ok(Expired::default());
+        }
+        self.write(move |connection, news| Box::pin(upkeep::expire(connection, news))).await
+    }
+
+    async fn outlived(&self, before: Timestamp, count: usize) -> Result<Vec<Outlived>, StoreError> {
+        upkeep::outlived(&mut *self.readers.acquire().await?, before, count).await
+    }
+
+    async fn remove_data(&self, ids: &[String]) -> Result<(), StoreError> {
+        let ids = ids.to_vec();
+        self.write(move |connection, _| Box::pin(async move { upkeep::remove_data(connection, &ids).await })).await
+    }
+
+    async fn take_webhooks(&self, flying: &InFlight, term: Duration) -> Result<Vec<Delivery>, StoreError> {
+        if outbox::due(&mut *self.readers.acquire().await?, flying).await?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let flying = flying.clone();
+        self.write(move |connection, _| Box::pin(async move { outbox::take(connection, &flying, term).await })).await
+    }
+
+    async fn settle_webhook(&self, id: &str, again_in: Option<Duration>) -> Result<(), StoreError> {
+        let id = id.to_string();
+        self.write(move |connection, _| Box::pin(async move { outbox::settle(connection, &id, again_in).await })).await
+    }
+
+    async fn keep(&self, name: &str, fresh: &str) -> Result<String, StoreError> {
+        let (name, fresh) = (name.to_string(), fresh.to_string());
+        self.write(move |connection, _| {
+            Box::pin(async move {
+                let row = sqlx::query(
+                    "INSERT INTO keepsakes (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET name = name
+                     RETURNING value",
+                )
+                .bind(name)
+                .bind(fresh)
+                .fetch_one(connection)
+                .await?;
+                Ok(row.try_get(0)?)
             })
         })
         .await

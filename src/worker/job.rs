@@ -1,6 +1,6 @@
 //! From a claimed prediction to a job of the engine, and what is known of it while it runs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::blobs::{BlobError, Blobs};
 use crate::domain::{Catalog, Input, Source};
@@ -25,6 +25,7 @@ pub enum Settlement {
 #[derive(Debug)]
 pub struct Running {
     pub lease: Lease,
+    pub begun: Instant,
     /// Log text that the store does not have yet.
     pub logs: String,
     /// Where its pictures go.
@@ -42,6 +43,7 @@ impl Running {
     pub fn new(claimed: &Claimed, num_outputs: usize) -> Result<Running, BlobError> {
         Ok(Running {
             lease: claimed.lease.clone(),
+            begun: Instant::now(),
             logs: String::new(),
             folder: Blobs::new_folder()?,
             paths: vec![None; num_outputs],

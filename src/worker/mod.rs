@@ -1,9 +1,11 @@
 //! Claim, admit, renew, settle: carries predictions from the store through the engine, one worker per device.
 //!
 //! One task makes every write of this worker, so a prediction's logs and its end cannot overtake each other. Pictures
-//! are encoded on the blocking pool and are durable before the row that points to them. Knows nothing of HTTP.
+//! are encoded on the blocking pool and are durable before the row that points to them. [`Keeper`] minds deadlines and
+//! retention. Knows nothing of HTTP.
 
 mod job;
+mod keeper;
 mod png;
 mod tqdm;
 
@@ -23,6 +25,7 @@ use crate::engine::{Disposition, EngineHandle, Event};
 use crate::store::{Change, Claimed, Lease, Outcome, Renewal, Store, StoreError};
 use job::{Running, Settlement, job_id, prepare};
 
+pub use keeper::Keeper;
 pub use png::encode as encode_png;
 pub use tqdm::line as progress_line;
 
@@ -41,6 +44,8 @@ pub struct WorkerOptions {
     pub batch: usize,
     /// For running jobs to end after the worker was told to stop.
     pub drain: Duration,
+    /// For a prediction to run; `None`: as long as it takes.
+    pub run_limit: Option<Duration>,
 }
 
 impl Default for WorkerOptions {
@@ -52,6 +57,7 @@ impl Default for WorkerOptions {
             tick: Duration::from_millis(400),
             batch: 4,
             drain: Duration::from_secs(30),
+            run_limit: None,
         }
     }
 }
@@ -122,7 +128,7 @@ impl Worker {
                 change = changes.recv() => match change {
                     Ok(Change::CancelRequested(id)) => self.cancel(&id),
                     Ok(Change::Queued) => self.hungry = true,
-                    Ok(Change::Finished(_)) => {}
+                    Ok(Change::Finished(_) | Change::Outbox) => {}
                     // News was lost: a renewal tells what is to be canceled.
                     Err(RecvError::Lagged(_)) => self.renew().await,
                     Err(RecvError::Closed) => tokio::time::sleep(self.options.tick).await,
@@ -254,6 +260,7 @@ impl Worker {
 
     /// Progress, renewals, and what other workers left behind.
     async fn upkeep(&mut self) {
+        self.end_overlong();
         self.write_logs().await;
         if self.renewed.elapsed() >= self.options.renew_every {
             // Renewing first: after a long sleep of the machine our own leases look expired too.
@@ -263,6 +270,17 @@ impl Worker {
                 Ok(recovered) => tracing::warn!("took over predictions of a dead worker: {recovered:?}"),
                 Err(error) => tracing::error!("recover: {error}"),
             }
+        }
+    }
+
+    /// Fails predictions that have run for longer than they may.
+    fn end_overlong(&mut self) {
+        let Some(limit) = self.options.run_limit else { return };
+        let overlong = |running: &Running| running.settlement.is_none() && running.begun.elapsed() >= limit;
+        for (job, running) in self.jobs.iter_mut().filter(|(_, running)| overlong(running)) {
+            let text = format!("the prediction ran for longer than {} s, which is the limit", limit.as_secs_f64());
+            running.settle(Settlement::Finish(Outcome::Failed(text)));
+            self.engine.cancel(job);
         }
     }
 

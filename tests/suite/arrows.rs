@@ -10,7 +10,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("store", &["domain"]),
     ("blobs", &["domain"]),
-    ("api", &["domain", "store", "blobs"]),
+    ("api", &["domain", "store", "blobs", "fetch"]),
     ("web", &["api", "domain"]),
     ("fetch", &[]),
     ("webhooks", &["store", "fetch", "domain"]),

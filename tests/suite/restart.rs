@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::receiver::Receiver;
 use crate::stage::request;
 
 /// Steps of a prediction that is still running when a signal reaches its server: some seconds at 64×64.
@@ -70,10 +71,17 @@ impl Program {
     }
 
     async fn create(&self, steps: u32, seed: u32) -> String {
+        self.create_with(steps, seed, json!({})).await
+    }
+
+    /// `more`: other keys of the body.
+    async fn create_with(&self, steps: u32, seed: u32, more: Value) -> String {
         let input = json!({"prompt": "a red circle on a white background", "width": 64, "height": 64,
             "num_inference_steps": steps, "seed": seed});
         let url = format!("{}/v1/predictions", self.url);
-        let answer = self.client.post(url).json(&request(input)).send().await.unwrap();
+        let mut body = request(input);
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = self.client.post(url).json(&body).send().await.unwrap();
         assert_eq!(answer.status(), 201);
         answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_string()
     }
@@ -135,6 +143,41 @@ async fn what_was_accepted_survives_kill_9() {
     let logs = interrupted["logs"].as_str().unwrap();
     assert!(logs.contains("stablehand: the server was interrupted; starting again\n"), "{logs}");
     assert_eq!(logs.matches("Using seed: 1\n").count(), 2, "{logs}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webhooks_survive_kill_9_under_the_same_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--allow-private-network"];
+    let (receiver, other) = (Receiver::start().await, Receiver::start().await);
+    receiver.set_broken(true);
+    let only_end = |hook: String| json!({"webhook": hook, "webhook_events_filter": ["completed"]});
+    let first = Program::start(folder.path(), &flags).await;
+    // One has ended and its receiver has failed; one hangs in its first attempt; one has not ended yet.
+    let ended = first.create_with(2, 1, only_end(receiver.hook("/ended"))).await;
+    receiver.wait_for(1).await;
+    let hanging = first.create_with(2, 2, only_end(other.hook("/hang"))).await;
+    other.wait_for(1).await;
+    let running_one = first.create_with(LONG, 3, only_end(receiver.hook("/running"))).await;
+    first.until(&running_one, running).await;
+    first.signal("KILL");
+    drop(first);
+
+    let before = [receiver.messages(), other.messages()].concat();
+    receiver.set_broken(false);
+    let _second = Program::start(folder.path(), &flags).await;
+    for (path, id, at) in
+        [("/ended", ended, &receiver), ("/hang", hanging, &other), ("/running", running_one, &receiver)]
+    {
+        let count = before.iter().filter(|m| m.path == path).count();
+        let heard = at.wait_until(|heard| heard.iter().filter(|m| m.path == path).count() > count).await;
+        let of_path: Vec<_> = heard.iter().filter(|m| m.path == path).collect();
+        let last = of_path[of_path.len() - 1];
+        assert_eq!((&last.json()["id"], &last.json()["status"]), (&json!(id), &json!("succeeded")));
+        for message in of_path {
+            assert_eq!(message.header("webhook-id"), last.header("webhook-id"), "{path}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,14 +7,15 @@ use std::time::Duration;
 use serde_json::json;
 use stablehand::domain::{INTERRUPTED, Prediction, Status, new_prediction_id};
 use stablehand::store::{
-    Change, Lease, MAX_INTERRUPTIONS, NewPrediction, Outcome, PAGE_SIZE, Recovered, Renewal, SqliteStore, Store,
-    StoreError,
+    Change, Lease, ListFilter, MAX_INTERRUPTIONS, NewPrediction, Outcome, PAGE_SIZE, Recovered, Renewal, SqliteStore,
+    Store, StoreError,
 };
 
 const TERM: Duration = Duration::from_secs(30);
 const NOTHING: Duration = Duration::ZERO;
+const ALL: ListFilter = ListFilter { created_after: None, created_before: None, source: None };
 
-fn new(prompt: &str) -> NewPrediction {
+pub fn new(prompt: &str) -> NewPrediction {
     let input = json!({"prompt": prompt, "width": 512.0, "unknown": [1, null]});
     NewPrediction {
         id: new_prediction_id(),
@@ -22,6 +23,7 @@ fn new(prompt: &str) -> NewPrediction {
         version: "ac732df8".to_string(),
         input: input.as_object().unwrap().clone(),
         seed: u64::MAX - 1,
+        ..NewPrediction::default()
     }
 }
 
@@ -33,11 +35,11 @@ async fn add(store: &dyn Store, count: usize) -> Vec<String> {
     ids
 }
 
-async fn get(store: &dyn Store, id: &str) -> Prediction {
+pub async fn get(store: &dyn Store, id: &str) -> Prediction {
     store.get(id).await.unwrap().unwrap()
 }
 
-async fn claim_one(store: &dyn Store, worker: &str, term: Duration) -> Lease {
+pub async fn claim_one(store: &dyn Store, worker: &str, term: Duration) -> Lease {
     store.claim(1, worker, term).await.unwrap().remove(0).lease
 }
 
@@ -191,23 +193,23 @@ async fn a_cancel_outlives_its_worker(store: Arc<dyn Store>) {
 }
 
 async fn lists_page_both_ways_newest_first(store: Arc<dyn Store>) {
-    let empty = store.list(None).await.unwrap();
+    let empty = store.list(ALL, None).await.unwrap();
     assert!(empty.predictions.is_empty() && empty.next.is_none() && empty.previous.is_none());
 
     let mut ids = add(&*store, 2 * PAGE_SIZE + 5).await;
     ids.reverse();
-    let mut pages = vec![store.list(None).await.unwrap()];
+    let mut pages = vec![store.list(ALL, None).await.unwrap()];
     while let Some(next) = pages.last().unwrap().next {
-        pages.push(store.list(Some(next)).await.unwrap());
+        pages.push(store.list(ALL, Some(next)).await.unwrap());
     }
     let listed: Vec<String> = pages.iter().flat_map(|p| &p.predictions).map(|p| p.id.clone()).collect();
     assert_eq!(listed, ids);
     assert_eq!(pages.iter().map(|p| p.predictions.len()).collect::<Vec<_>>(), [PAGE_SIZE, PAGE_SIZE, 5]);
     assert_eq!(pages[0].previous, None);
 
-    let back = store.list(pages[2].previous).await.unwrap();
+    let back = store.list(ALL, pages[2].previous).await.unwrap();
     assert_eq!(back.predictions, pages[1].predictions);
-    let front = store.list(back.previous).await.unwrap();
+    let front = store.list(ALL, back.previous).await.unwrap();
     assert_eq!(front.predictions, pages[0].predictions);
     assert_eq!(front.previous, None);
 }
@@ -239,6 +241,8 @@ macro_rules! contract {
         }
     };
 }
+
+pub(crate) use contract;
 
 contract!(
     what_goes_in_comes_out,
