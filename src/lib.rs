@@ -11,5 +11,6 @@ pub mod domain;
 pub mod engine;
 pub mod ops;
 pub mod store;
+pub mod uploads;
 pub mod weights;
 pub mod worker;

@@ -1,4 +1,7 @@
-//! Names for predictions.
+//! Names for predictions and files.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 /// The lower-case alphabet of Crockford's base32: sorts as the number does.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -6,6 +9,11 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// A new prediction id: a UUID v7 as 26 lower-case base32 characters, so ids sort by creation time.
 pub fn new_prediction_id() -> String {
     encode(uuid::Uuid::now_v7().as_u128())
+}
+
+/// A new file id, as Replicate's are: the text of a random UUID in base64, which comes out as 48 letters and digits.
+pub fn new_file_id() -> String {
+    STANDARD.encode(uuid::Uuid::new_v4().to_string())
 }
 
 /// 128 bits as 26 characters, most significant first.

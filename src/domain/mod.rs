@@ -1,4 +1,4 @@
-//! Plain data and rules: predictions and their transitions, typed inputs and field errors, model manifests.
+//! Plain data and rules: predictions and their transitions, typed inputs and field errors, model manifests, uploads.
 //! Knows nothing of HTTP, SQL or tensors.
 
 mod catalog;
@@ -7,10 +7,12 @@ mod input;
 mod manifest;
 mod prediction;
 mod scheduler;
+mod upload;
 
 pub use catalog::{Catalog, Resolved};
-pub use id::new_prediction_id;
+pub use id::{new_file_id, new_prediction_id};
 pub use input::{FieldError, Input, json_type};
 pub use manifest::{InputTable, Integers, ManifestError, ModelManifest, Names, Numbers, Sizes, Source, Text, Version};
 pub use prediction::{INTERRUPTED, Metrics, Prediction, Status};
 pub use scheduler::{NoiseSource, Scheduler};
+pub use upload::{Upload, file_id_of_url, is_file_id};

@@ -6,6 +6,7 @@
 
 mod cursor;
 mod data_dir;
+mod files;
 mod row;
 mod sqlite;
 
@@ -17,6 +18,7 @@ use tokio::sync::broadcast;
 
 pub use cursor::Cursor;
 pub use data_dir::{DataDir, DataDirError};
+pub use files::{FilePage, FileStore};
 pub use sqlite::SqliteStore;
 
 use crate::domain::Prediction;
@@ -117,7 +119,7 @@ pub enum StoreError {
     #[error("database migration: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
     /// A row holds what was never written there.
-    #[error("prediction {id}: column {column} cannot be read")]
+    #[error("row {id}: column {column} cannot be read")]
     Corrupt { id: String, column: &'static str },
     /// The task that wrote ended before it answered.
     #[error("the database writer has stopped")]

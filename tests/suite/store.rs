@@ -14,7 +14,8 @@ use stablehand::store::{
 const TERM: Duration = Duration::from_secs(30);
 const NOTHING: Duration = Duration::ZERO;
 
-fn new(prompt: &str) -> NewPrediction {
+/// A prediction to insert.
+pub fn new(prompt: &str) -> NewPrediction {
     let input = json!({"prompt": prompt, "width": 512.0, "unknown": [1, null]});
     NewPrediction {
         id: new_prediction_id(),
