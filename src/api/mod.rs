@@ -1,14 +1,17 @@
 //! The HTTP surface (axum): routes, auth, problem+json, `Prefer: wait`. Never touches a tensor.
 //!
 //! Owns what clients see. Writes rows and reads them; who works on them is none of its business. Webhooks, event
-//! streams, file uploads and model descriptions are not served yet.
+//! streams and model descriptions are not served yet.
 
 mod auth;
+mod cors;
 mod create;
+mod origin;
 mod outputs;
 mod path;
 mod predictions;
 mod problem;
+mod rate_limit;
 mod server;
 mod view;
 mod wait;
@@ -22,12 +25,15 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Keys;
+pub use origin::OutputUrls;
 pub use path::normalise;
+pub use rate_limit::RateLimits;
 pub use server::{Limits, Server};
 
 use crate::blobs::Blobs;
@@ -45,8 +51,12 @@ pub struct ApiState {
     pub blobs: Blobs,
     pub catalog: Arc<Catalog>,
     pub keys: Keys,
+    pub rate_limits: RateLimits,
     /// The origin of the URLs in answers; without it, the one that the client used.
     pub public_url: Option<String>,
+    /// Peers that may say which origin that was.
+    pub trusted_proxies: Vec<IpNet>,
+    pub output_urls: OutputUrls,
     /// Predictions that may wait.
     pub queue_limit: u64,
     /// Held answers are given at once when this is cancelled.
@@ -61,11 +71,14 @@ pub fn router(state: ApiState) -> Router {
         .route("/predictions/{id}/cancel", post(predictions::cancel))
         .route("/models/{owner}/{name}/predictions", post(create::by_model))
         .route("/p/{id}", get(predictions::get))
-        .route_layer(from_fn_with_state(state.clone(), auth::require));
+        .route_layer(from_fn_with_state(state.clone(), rate_limit::meter))
+        .route_layer(from_fn_with_state(state.clone(), auth::require))
+        .route_layer(cors::private(&state.keys));
     let public = Router::new()
         .route("/", get(index))
         .route("/health-check", get(health_check))
-        .route("/outputs/{folder}/{name}", get(outputs::get));
+        .route("/outputs/{folder}/{name}", get(outputs::get))
+        .route_layer(cors::public());
     private
         .merge(public)
         .fallback(async || Problem::not_found())

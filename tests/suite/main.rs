@@ -1,6 +1,7 @@
 //! Integration tests by theme, linked once.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod api;
 mod arrows;
 mod batching;
