@@ -13,6 +13,7 @@ mod predictions;
 mod problem;
 mod rate_limit;
 mod server;
+mod stored;
 mod view;
 mod wait;
 

@@ -3,7 +3,10 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::ApiState;
 pub use super::origin::Origin;
+use super::outputs;
+use super::problem::Problem;
 use crate::domain::{Metrics, Prediction, Status};
 
 /// The JSON of a prediction.
@@ -38,6 +41,18 @@ struct Urls {
 }
 
 impl PredictionView {
+    /// What the client gets that made the prediction or asks for this one: outputs as data URIs if it needs them so.
+    pub async fn of(state: &ApiState, prediction: Prediction, origin: &Origin) -> Result<PredictionView, Problem> {
+        let paths = prediction.output.clone().filter(|_| origin.inline_outputs()).unwrap_or_default();
+        let mut view = PredictionView::new(prediction, origin);
+        for (output, path) in view.output.iter_mut().flatten().zip(&paths) {
+            if let Some(data) = outputs::data_uri(&state.blobs, path).await? {
+                *output = data;
+            }
+        }
+        Ok(view)
+    }
+
     /// With outputs as URLs for everyone. Lists have these: a page of a hundred predictions with data URIs could weigh a
     /// gigabyte, and `run()`, for which they are made, reads only the answers to its create and get calls.
     pub fn new(prediction: Prediction, origin: &Origin) -> PredictionView {

@@ -12,6 +12,7 @@ mod golden;
 mod hub;
 mod noise;
 mod ops;
+mod outputs;
 mod restart;
 mod samplers;
 mod stage;
