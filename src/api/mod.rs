@@ -6,6 +6,7 @@
 mod auth;
 mod cors;
 mod create;
+mod files;
 mod origin;
 mod outputs;
 mod path;
@@ -40,6 +41,7 @@ pub use server::{Limits, Server};
 use crate::blobs::Blobs;
 use crate::domain::Catalog;
 use crate::store::Store;
+use crate::uploads::Uploads;
 use problem::Problem;
 
 /// Bytes that a request body may have: room for pictures as data URIs.
@@ -51,6 +53,7 @@ pub struct ApiState {
     pub store: Arc<dyn Store>,
     pub blobs: Blobs,
     pub catalog: Arc<Catalog>,
+    pub uploads: Uploads,
     pub keys: Keys,
     pub rate_limits: RateLimits,
     /// The origin of the URLs in answers; without it, the one that the client used.
@@ -71,6 +74,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/predictions/{id}", get(predictions::get))
         .route("/predictions/{id}/cancel", post(predictions::cancel))
         .route("/models/{owner}/{name}/predictions", post(create::by_model))
+        .route("/files", get(files::list).post(files::create).layer(DefaultBodyLimit::max(files::BODY_LIMIT)))
+        .route("/files/{id}", get(files::get).delete(files::delete))
         .route("/p/{id}", get(predictions::get))
         .route_layer(from_fn_with_state(state.clone(), rate_limit::meter))
         .route_layer(from_fn_with_state(state.clone(), auth::require))
@@ -79,6 +84,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/", get(index))
         .route("/health-check", get(health_check))
         .route("/outputs/{folder}/{name}", get(outputs::get))
+        .route("/files/{id}/download", get(files::download))
         .route_layer(cors::public());
     private
         .merge(public)

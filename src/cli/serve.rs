@@ -19,6 +19,7 @@ use crate::config::{Config, OutputUrls, ServeArgs};
 use crate::domain::{Catalog, ModelManifest, Source};
 use crate::engine::{EngineHandle, EngineOptions};
 use crate::store::{DataDir, SqliteStore, Store};
+use crate::uploads::Uploads;
 use crate::weights::manifests;
 use crate::worker::{Worker, WorkerError, WorkerOptions};
 
@@ -134,6 +135,7 @@ impl Ground {
             tracing::info!("the last run was interrupted: {recovered:?}");
         }
         let blobs = Blobs::local(&data.blobs())?;
+        let uploads = Uploads::open(store.clone(), Blobs::local(&data.uploads())?, config.file_retention).await?;
         let catalog = Arc::new(catalog);
         let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
         let options = WorkerOptions { drain: config.drain, batch, ..WorkerOptions::default() };
@@ -143,6 +145,7 @@ impl Ground {
             store: shared,
             blobs,
             catalog,
+            uploads: uploads.clone(),
             keys: Keys::new(access.keys()),
             rate_limits: RateLimits::per_minute(config.rate_limit_create, config.rate_limit_other),
             public_url: config.public_url.clone(),
@@ -152,6 +155,7 @@ impl Ground {
             closing: closing.clone(),
         });
         let server = Server::new(router, Limits::default());
+        tokio::spawn(uploads.sweep_until(stop.clone()));
         fs::write(data.path().join(ADDRESS), address.to_string()).context("the data folder cannot be written")?;
         Ok(Serving {
             address,

@@ -84,7 +84,7 @@ async fn each_key_has_its_own_quota() {
     for left in ["2", "1", "0"] {
         assert_eq!(header(&get("/v1/predictions").await, "ratelimit-remaining"), Some(left));
     }
-    assert_eq!(get("/v1/predictions?cursor=").await.status(), 429);
+    assert_eq!(get("/v1/files").await.status(), 429);
     let stranger = stage.get("/v1/predictions").send().await.unwrap();
     assert_eq!((stranger.status().as_u16(), header(&stranger, "ratelimit-remaining")), (401, None));
     assert_eq!(stage.get("/health-check").send().await.unwrap().status(), 200);
@@ -220,7 +220,7 @@ async fn neither_keys_nor_tokens_in_inputs_reach_the_log() {
     assert_eq!(post(&json!({"version": TOKEN, "input": {}})).await.status(), 422);
     let broken = client.post(format!("{url}/v1/predictions")).bearer_auth(KEY).body(format!("{{\"auth\": {TOKEN}"));
     assert_eq!(broken.send().await.unwrap().status(), 400);
-    assert_eq!(client.get(format!("{url}/v1/predictions")).bearer_auth(TOKEN).send().await.unwrap().status(), 401);
+    assert_eq!(client.get(format!("{url}/v1/files")).bearer_auth(TOKEN).send().await.unwrap().status(), 401);
     let id = created["id"].as_str().unwrap();
     for _ in 0..600 {
         let get = client.get(format!("{url}/v1/predictions/{id}")).bearer_auth(KEY);

@@ -6,6 +6,7 @@ mod api;
 mod arrows;
 mod batching;
 mod engine;
+mod files;
 mod full_size;
 mod generate;
 mod golden;
