@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::SignedDuration;
 
 /// The settings as they were given: each is a text, so that none of them hides the mistakes of the others.
@@ -36,9 +37,31 @@ pub struct ServeArgs {
     /// Scheme, host and port of the URLs in answers [default: those that the client used]
     #[arg(long, env = "STABLEHAND_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
-    /// Keys that clients may authenticate with, separated by commas [default: none, any token will do]
-    #[arg(long, env = "STABLEHAND_API_KEYS", value_name = "KEYS", hide_env_values = true)]
-    pub api_keys: Option<String>,
+    /// How outputs are given: auto, url or data; auto gives data URIs to official clients that cannot use http URLs
+    /// [default: auto]
+    #[arg(long, env = "STABLEHAND_OUTPUT_URLS", value_name = "FORM")]
+    pub output_urls: Option<String>,
+    /// Addresses of proxies whose Forwarded and X-Forwarded-* headers are believed, such as 10.0.0.0/8; may be repeated
+    /// [default: none]
+    #[arg(long, env = "STABLEHAND_TRUSTED_PROXIES", value_name = "CIDR")]
+    pub trusted_proxy: Vec<String>,
+    /// A key that clients may authenticate with; may be repeated [default: none on a loopback address; else one is
+    /// made at the first start]
+    #[arg(long, alias = "api-keys", env = "STABLEHAND_API_KEYS", value_name = "KEY", hide_env_values = true)]
+    pub api_key: Vec<String>,
+    /// A file with further keys, one on each line
+    #[arg(long, env = "STABLEHAND_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<String>,
+    /// Predictions that one key may create in a minute; 0 for no limit [default: 600]
+    #[arg(long, env = "STABLEHAND_RATE_LIMIT_CREATE", value_name = "N")]
+    pub rate_limit_create: Option<String>,
+    /// Other requests that one key may make in a minute, and twenty times as many looks at a prediction; 0 for no
+    /// limit [default: 3000]
+    #[arg(long, env = "STABLEHAND_RATE_LIMIT_OTHER", value_name = "N")]
+    pub rate_limit_other: Option<String>,
+    /// How long uploaded files are kept, such as 24h or 90m [default: 24h]
+    #[arg(long, env = "STABLEHAND_FILE_RETENTION", value_name = "TIME")]
+    pub file_retention: Option<String>,
     /// Predictions that may wait; further ones are answered with 429 [default: 1000]
     #[arg(long, env = "STABLEHAND_QUEUE_LIMIT", value_name = "N")]
     pub queue_limit: Option<String>,
@@ -82,8 +105,17 @@ pub struct Config {
     pub dtype: DtypeChoice,
     /// Without a slash at the end.
     pub public_url: Option<String>,
-    /// Secrets: never shown.
+    pub output_urls: OutputUrls,
+    /// Peers that may say how the client reached them.
+    pub trusted_proxies: Vec<IpNet>,
+    /// From flags, environment and file. Secrets: never shown.
     pub api_keys: Vec<String>,
+    /// A minute; 0 for none.
+    pub rate_limit_create: u32,
+    /// A minute; 0 for none.
+    pub rate_limit_other: u32,
+    /// Of uploaded files.
+    pub file_retention: Duration,
     pub queue_limit: u64,
     pub max_rows: usize,
     /// `None`: as many as there are cores.
@@ -119,6 +151,16 @@ pub enum DtypeChoice {
     F32,
     Bf16,
     F16,
+}
+
+/// How outputs are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OutputUrls {
+    /// As each client needs it.
+    #[default]
+    Auto,
+    Url,
+    Data,
 }
 
 /// All mistakes of a configuration.
@@ -163,6 +205,19 @@ impl FromStr for DtypeChoice {
     }
 }
 
+impl FromStr for OutputUrls {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(OutputUrls::Auto),
+            "url" => Ok(OutputUrls::Url),
+            "data" => Ok(OutputUrls::Data),
+            _ => Err("auto, url or data"),
+        }
+    }
+}
+
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -172,7 +227,12 @@ impl fmt::Debug for Config {
             .field("device", &self.device)
             .field("dtype", &self.dtype)
             .field("public_url", &self.public_url)
+            .field("output_urls", &self.output_urls)
+            .field("trusted_proxies", &self.trusted_proxies)
             .field("api_keys", &format_args!("{} keys", self.api_keys.len()))
+            .field("rate_limit_create", &self.rate_limit_create)
+            .field("rate_limit_other", &self.rate_limit_other)
+            .field("file_retention", &self.file_retention)
             .field("queue_limit", &self.queue_limit)
             .field("max_rows", &self.max_rows)
             .field("threads", &self.threads)
@@ -198,14 +258,20 @@ impl ServeArgs {
             None => BTreeMap::new(),
         };
         let mut given = Given { file, errors };
-        let config = Config {
+        let more_keys = given.take("api-key-file", self.api_key_file, keys_in).unwrap_or_default();
+        let mut config = Config {
             listen: given.take("listen", self.listen, address).unwrap_or_else(|| ([127, 0, 0, 1], 8000).into()),
             data_dir: given.take("data-dir", self.data_dir, some_path).unwrap_or_else(|| "data".into()),
             model: given.take("model", self.model, |text| Ok::<_, &str>(text.to_string())),
             device: given.take("device", self.device, DeviceChoice::from_str).unwrap_or_default(),
             dtype: given.take("dtype", self.dtype, DtypeChoice::from_str).unwrap_or_default(),
             public_url: given.take("public-url", self.public_url, origin),
-            api_keys: given.take("api-keys", self.api_keys, keys).unwrap_or_default(),
+            output_urls: given.take("output-urls", self.output_urls, OutputUrls::from_str).unwrap_or_default(),
+            trusted_proxies: given.take("trusted-proxy", joined(self.trusted_proxy), networks).unwrap_or_default(),
+            api_keys: given.take("api-key", joined(self.api_key), keys).unwrap_or_default(),
+            rate_limit_create: given.take("rate-limit-create", self.rate_limit_create, rate).unwrap_or(600),
+            rate_limit_other: given.take("rate-limit-other", self.rate_limit_other, rate).unwrap_or(3000),
+            file_retention: given.take("file-retention", self.file_retention, file_retention).unwrap_or(DAY),
             queue_limit: given.take("queue-limit", self.queue_limit, at_least_one).unwrap_or(1000),
             max_rows: given.take("max-rows", self.max_rows, at_least_one).unwrap_or(16) as usize,
             threads: given.take("threads", self.threads, at_least_one).map(|n| n as usize),
@@ -220,6 +286,7 @@ impl ServeArgs {
                 .take("allow-private-network", self.allow_private_network, switch)
                 .unwrap_or(false),
         };
+        config.api_keys.extend(more_keys);
         given.errors.extend(given.file.into_keys().map(|name| format!("{name}: there is no such setting")));
         if given.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(given.errors)) }
     }
@@ -244,7 +311,7 @@ impl Given {
         match parse(text.trim()) {
             Ok(value) => Some(value),
             // The text itself may be a secret.
-            Err(right) if name == "api-keys" => {
+            Err(right) if name == "api-key" => {
                 self.errors.push(format!("{name}: {right}"));
                 None
             }
@@ -289,12 +356,52 @@ fn origin(text: &str) -> Result<String, &'static str> {
     Ok(text.trim_end_matches('/').to_string())
 }
 
+/// The values of a flag that may be repeated; each, like its variable, may hold several.
+fn joined(values: Vec<String>) -> Option<String> {
+    (!values.is_empty()).then(|| values.join(","))
+}
+
 fn keys(text: &str) -> Result<Vec<String>, &'static str> {
     let keys: Vec<String> = text.split(',').map(|key| key.trim().to_string()).collect();
-    if keys.iter().any(|key| key.is_empty() || key.contains(char::is_whitespace)) {
-        return Err("one key, or several separated by single commas, without spaces in them");
+    if !keys.iter().all(|key| is_key(key)) {
+        return Err("one key, or several separated by single commas, of visible ASCII characters");
     }
     Ok(keys)
+}
+
+/// What an `Authorization` header can carry.
+fn is_key(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic())
+}
+
+/// The keys in a file: one on each line; empty lines and those that begin with `#` are left out.
+fn keys_in(path: &str) -> Result<Vec<String>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("a file that can be read ({error})"))?;
+    let lines = text.lines().map(str::trim).enumerate();
+    let keys: Vec<(usize, &str)> = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect();
+    match keys.iter().find(|(_, key)| !is_key(key)) {
+        Some((line, _)) => Err(format!("a file of keys of visible ASCII characters, which line {} is not", line + 1)),
+        None if keys.is_empty() => Err("a file with at least one key".to_string()),
+        None => Ok(keys.into_iter().map(|(_, key)| key.to_string()).collect()),
+    }
+}
+
+fn networks(text: &str) -> Result<Vec<IpNet>, &'static str> {
+    let one = |text: &str| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let all: Result<_, _> = text.split(',').map(str::trim).map(one).collect();
+    all.map_err(|_| "addresses or networks, such as 127.0.0.1 or 10.0.0.0/8, separated by commas")
+}
+
+fn rate(text: &str) -> Result<u32, &'static str> {
+    text.parse().ok().filter(|n| *n <= 1_000_000).ok_or("a whole number from 0, for no limit, to 1000000")
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// `3600` seconds, `90m`, `1h30m` or `7d`.
+fn file_retention(text: &str) -> Result<Duration, &'static str> {
+    let allowed = Duration::from_secs(60)..=3650 * DAY;
+    time(text).filter(|time| allowed.contains(time)).ok_or("a time from 1m to 3650d, such as 24h")
 }
 
 fn at_least_one(text: &str) -> Result<u64, &'static str> {
@@ -306,20 +413,21 @@ fn seconds(text: &str) -> Result<Duration, &'static str> {
     number.map(Duration::from_secs_f64).ok_or("a number of seconds from 0 to 86400")
 }
 
-/// `90` seconds, `30m`, `1h30m`, `7d`, or `off`.
+/// `90` seconds, `30m`, `1h30m` or `7d`.
+fn time(text: &str) -> Option<Duration> {
+    match text.strip_suffix('d') {
+        Some(days) => days.parse().ok().and_then(|days| DAY.checked_mul(days)),
+        None if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok().map(Duration::from_secs),
+        None => text.parse::<SignedDuration>().ok().and_then(|time| time.try_into().ok()),
+    }
+}
+
 fn time_or_off(text: &str) -> Result<Option<Duration>, &'static str> {
     const WANTED: &str = "a time of at least one second, such as 90s, 30m, 1h30m or 7d, or off";
-    const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
     if text == "off" {
         return Ok(None);
     }
-    let days = |text: &str| text.parse::<u32>().ok().map(|days| Duration::from_secs(86_400 * u64::from(days)));
-    let time = match text.strip_suffix('d') {
-        Some(number) => days(number),
-        None if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok().map(Duration::from_secs),
-        None => text.parse::<SignedDuration>().ok().and_then(|time| time.try_into().ok()),
-    };
-    time.filter(|time| (Duration::from_secs(1)..LONGEST).contains(time)).map(Some).ok_or(WANTED)
+    time(text).filter(|time| (Duration::from_secs(1)..36_500 * DAY).contains(time)).map(Some).ok_or(WANTED)
 }
 
 fn switch(text: &str) -> Result<bool, &'static str> {
@@ -348,7 +456,7 @@ mod tests {
     #[test]
     fn flags_win_over_the_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let text = "listen = '0.0.0.0:1'\nqueue-limit = 5\noffline = true\napi-keys = ['a', 'b']\ndevice = 'cuda:3'\n";
+        let text = "listen = '0.0.0.0:1'\nqueue-limit = 5\noffline = true\napi-key = ['a', 'b']\ndevice = 'cuda:3'\n";
         std::fs::write(file.path(), text).unwrap();
         let args = ServeArgs {
             config: Some(file.path().into()),
@@ -377,6 +485,37 @@ mod tests {
     }
 
     #[test]
+    fn keys_proxies_limits_and_times() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "# ours\n\n  three  \nfour\n").unwrap();
+        let args = ServeArgs {
+            api_key: vec!["one".to_string(), "two,three-and-more".to_string()],
+            api_key_file: Some(file.path().display().to_string()),
+            trusted_proxy: vec!["127.0.0.1".to_string(), "10.0.0.0/8, fd00::/8".to_string()],
+            rate_limit_other: Some("0".to_string()),
+            file_retention: Some("1h30m".to_string()),
+            output_urls: Some("data".to_string()),
+            ..ServeArgs::default()
+        };
+        let config = args.resolve().unwrap();
+        assert_eq!(config.api_keys, ["one", "two", "three-and-more", "three", "four"]);
+        let proxies: Vec<String> = config.trusted_proxies.iter().map(|net| net.to_string()).collect();
+        assert_eq!(proxies, ["127.0.0.1/32", "10.0.0.0/8", "fd00::/8"]);
+        assert_eq!((config.rate_limit_create, config.rate_limit_other), (600, 0));
+        assert_eq!((config.file_retention.as_secs(), config.output_urls), (5400, OutputUrls::Data));
+        assert_eq!(file_retention("60"), Ok(Duration::from_secs(60)));
+        assert_eq!((file_retention("24h"), file_retention("2d")), (Ok(DAY), Ok(2 * DAY)));
+        for wrong in ["0", "59s", "-1h", "99999h", "99999999999d", "soon", "d", ""] {
+            assert!(file_retention(wrong).is_err(), "{wrong}");
+        }
+        std::fs::write(file.path(), "good\nnot good\n").unwrap();
+        let wrong = keys_in(&file.path().display().to_string()).unwrap_err();
+        assert!(wrong.contains("line 2") && !wrong.contains("not good"), "{wrong}");
+        std::fs::write(file.path(), "# none\n").unwrap();
+        assert!(keys_in(&file.path().display().to_string()).is_err());
+    }
+
+    #[test]
     fn every_mistake_is_reported_at_once_and_secrets_are_not() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "lisen = 'x'\nqueue-limit = 0\n").unwrap();
@@ -387,7 +526,13 @@ mod tests {
             device: wrong("cuda:x"),
             dtype: wrong("int8"),
             public_url: wrong("ftp://x"),
-            api_keys: wrong("sesame,,open"),
+            api_key: vec!["sesame,,open".to_string()],
+            api_key_file: wrong("/no/such/file"),
+            trusted_proxy: vec!["10.0.0.0/99".to_string()],
+            output_urls: wrong("ftp"),
+            rate_limit_create: wrong("-1"),
+            rate_limit_other: wrong("many"),
+            file_retention: wrong("1s"),
             drain_seconds: wrong("-1"),
             offline: wrong("maybe"),
             threads: wrong("0"),
@@ -399,8 +544,9 @@ mod tests {
         };
         let report = args.resolve().unwrap_err().to_string();
         let names: Vec<&str> = report.lines().filter_map(|line| line.split(':').next()).collect();
-        let expected = "listen device dtype public-url api-keys queue-limit threads drain-seconds offline run-limit \
-                        retention webhook-retry allow-private-network lisen";
+        let expected = "api-key-file listen device dtype public-url output-urls trusted-proxy api-key \
+            rate-limit-create rate-limit-other file-retention queue-limit threads drain-seconds offline run-limit \
+            retention webhook-retry allow-private-network lisen";
         assert_eq!(names, expected.split(' ').collect::<Vec<_>>(), "{report}");
         assert!(!report.contains("sesame"));
     }

@@ -12,6 +12,7 @@ pub mod engine;
 pub mod fetch;
 pub mod ops;
 pub mod store;
+pub mod uploads;
 pub mod web;
 pub mod webhooks;
 pub mod weights;

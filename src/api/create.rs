@@ -87,7 +87,7 @@ async fn create(
     let deadline = begun + wait.longest;
     let prediction = until_finished(state, created, changes, deadline).await?;
     let finished = prediction.status.is_terminal();
-    let view = PredictionView::new(prediction, origin);
+    let view = PredictionView::of(state, prediction, origin).await?;
     Ok(match finished {
         true => answer(StatusCode::CREATED, view, Some(wait)),
         false => answer(StatusCode::ACCEPTED, view.still_starting(), Some(wait)),

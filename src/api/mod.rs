@@ -1,16 +1,21 @@
 //! The HTTP surface (axum): routes, auth, problem+json, `Prefer: wait`. Never touches a tensor.
 //!
 //! Owns what clients see, the bodies of webhooks included. Writes rows and reads them; who works on them, and who sends
-//! webhooks, is none of its business. Event streams, file uploads and model descriptions are not served yet.
+//! webhooks, is none of its business.
 
 mod auth;
 mod cancel_after;
+mod cors;
 mod create;
+mod files;
+mod origin;
 mod outputs;
 mod path;
 mod predictions;
 mod problem;
+mod rate_limit;
 mod server;
+mod stored;
 mod view;
 mod wait;
 mod webhooks;
@@ -24,12 +29,15 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Keys;
+pub use origin::OutputUrls;
 pub use path::normalise;
+pub use rate_limit::RateLimits;
 pub use server::{Limits, Server};
 pub use webhooks::webhook_body;
 
@@ -37,6 +45,7 @@ use crate::blobs::Blobs;
 use crate::domain::Catalog;
 use crate::fetch::Fetcher;
 use crate::store::Store;
+use crate::uploads::Uploads;
 use problem::Problem;
 
 /// Bytes that a request body may have: room for pictures as data URIs.
@@ -48,13 +57,18 @@ pub struct ApiState {
     pub store: Arc<dyn Store>,
     pub blobs: Blobs,
     pub catalog: Arc<Catalog>,
+    pub uploads: Uploads,
     pub keys: Keys,
     /// Says which addresses could not be reached; nothing is fetched here.
     pub fetcher: Fetcher,
     /// For receivers of webhooks, who check signatures.
     pub webhook_secret: String,
+    pub rate_limits: RateLimits,
     /// The origin of the URLs in answers; without it, the one that the client used.
     pub public_url: Option<String>,
+    /// Peers that may say which origin that was.
+    pub trusted_proxies: Vec<IpNet>,
+    pub output_urls: OutputUrls,
     /// Predictions that may wait.
     pub queue_limit: u64,
     /// Held answers are given at once when this is cancelled.
@@ -69,10 +83,16 @@ pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
         .route("/predictions/{id}/cancel", post(predictions::cancel))
         .route("/models/{owner}/{name}/predictions", post(create::by_model))
         .route("/webhooks/default/secret", get(webhooks::secret))
-        .route_layer(from_fn_with_state(state.clone(), auth::require));
+        .route("/files", get(files::list).post(files::create).layer(DefaultBodyLimit::max(files::BODY_LIMIT)))
+        .route("/files/{id}", get(files::get).delete(files::delete))
+        .route_layer(from_fn_with_state(state.clone(), rate_limit::meter))
+        .route_layer(from_fn_with_state(state.clone(), auth::require))
+        .route_layer(cors::private(&state.keys));
     let public = Router::new()
         .route("/health-check", get(health_check))
-        .route("/outputs/{folder}/{name}", get(outputs::get));
+        .route("/outputs/{folder}/{name}", get(outputs::get))
+        .route("/files/{id}/download", get(files::download))
+        .route_layer(cors::public());
     private
         .merge(public)
         .merge(pages)

@@ -1,12 +1,18 @@
 //! Output files: no authentication, their paths are the right to read them.
 
-use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use super::ApiState;
 use super::problem::Problem;
+use super::stored;
+use crate::blobs::{BlobError, Blobs};
+
+/// Of all outputs, whatever their names say.
+const CONTENT_TYPE: &str = "image/png";
 
 /// `GET` and `HEAD /outputs/{folder}/{name}`
 pub async fn get(
@@ -15,37 +21,22 @@ pub async fn get(
     method: Method,
     request: HeaderMap,
 ) -> Result<Response, Problem> {
-    let meta = state.blobs.head(&folder, &name).await?;
-    let tag = meta.e_tag.as_deref().map(quoted);
-    let known = request.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let mut response = if known.zip(tag.as_deref()).is_some_and(|(known, tag)| matches_tag(known, tag)) {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else if method == Method::HEAD {
-        with_length(Response::new(Body::empty()), meta.size)
-    } else {
-        let found = state.blobs.get(&folder, &name).await?;
-        with_length(Response::new(Body::from_stream(found.into_stream())), meta.size)
-    };
-    let headers = response.headers_mut();
-    if let Some(tag) = tag.and_then(|tag| HeaderValue::from_str(&tag).ok()) {
-        headers.insert(header::ETAG, tag);
+    let content_type = HeaderValue::from_static(CONTENT_TYPE);
+    let mut response = stored::answer(&state.blobs, (&folder, &name), content_type, &method, &request).await?;
+    if !response.status().is_client_error() {
+        let lasting = HeaderValue::from_static("public, max-age=3600");
+        response.headers_mut().insert(header::CACHE_CONTROL, lasting);
     }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("image/png"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
     Ok(response)
 }
 
-fn with_length(mut response: Response, size: u64) -> Response {
-    response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
-    response
-}
-
-fn quoted(tag: &str) -> String {
-    format!("\"{}\"", tag.trim_matches('"'))
-}
-
-fn matches_tag(known: &str, tag: &str) -> bool {
-    known.split(',').map(|k| k.trim().trim_start_matches("W/")).any(|k| k == tag || k == "*")
+/// The output that is kept at this path as a data URI; `None` if it is no longer there.
+pub async fn data_uri(blobs: &Blobs, path: &str) -> Result<Option<String>, Problem> {
+    let Some((folder, name)) = path.split_once('/') else { return Ok(None) };
+    let bytes = match blobs.get(folder, name).await {
+        Ok(found) => found.bytes().await.map_err(Problem::internal)?,
+        Err(BlobError::NotFound(_)) => return Ok(None),
+        Err(other) => return Err(other.into()),
+    };
+    Ok(Some(format!("data:{CONTENT_TYPE};base64,{}", STANDARD.encode(&bytes))))
 }

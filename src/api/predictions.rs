@@ -28,7 +28,7 @@ pub async fn get(
     origin: Origin,
 ) -> Result<Json<PredictionView>, Problem> {
     let prediction = state.store.get(&id).await?.ok_or_else(Problem::not_found)?;
-    Ok(Json(PredictionView::new(prediction, &origin)))
+    Ok(Json(PredictionView::of(&state, prediction, &origin).await?))
 }
 
 /// `POST /predictions/{id}/cancel`
@@ -40,7 +40,7 @@ pub async fn cancel(
     let changes = state.store.changes();
     let prediction = state.store.request_cancel(&id).await?.ok_or_else(Problem::not_found)?;
     let prediction = until_finished(&state, prediction, changes, Instant::now() + CANCEL_WAIT).await?;
-    Ok(Json(PredictionView::new(prediction, &origin)))
+    Ok(Json(PredictionView::of(&state, prediction, &origin).await?))
 }
 
 #[derive(Debug, Deserialize)]

@@ -57,6 +57,13 @@ impl Problem {
         )
     }
 
+    /// More requests than the caller's quota; the next one may come after so many seconds.
+    pub fn throttled(seconds: u32) -> Problem {
+        let detail = format!("Request was throttled. Your rate limit resets in ~{seconds}s.");
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "Too many requests", detail);
+        Problem { retry_after: Some(seconds), ..problem }
+    }
+
     /// All mistakes of a request at once.
     pub fn invalid(fields: Vec<FieldError>) -> Problem {
         let line = |e: &FieldError| match e.field.as_str() {
@@ -101,10 +108,12 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::QueueFull { queued, .. } => {
-                let detail =
-                    format!("Request was throttled. {queued} predictions are waiting; try again in ~{RETRY_AFTER}s.");
-                let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "Too many requests", detail);
-                Problem { retry_after: Some(RETRY_AFTER), ..problem }
+                // Retry code in the wild looks for "resets in ~Ns".
+                let detail = format!(
+                    "Request was throttled. {queued} predictions are waiting, which is the limit; it resets in \
+                     ~{RETRY_AFTER}s."
+                );
+                Problem { detail, ..Problem::throttled(RETRY_AFTER) }
             }
             other => Problem::internal(other),
         }

@@ -2,11 +2,13 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -14,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -58,7 +60,7 @@ impl Server {
                 () = stop.cancelled() => break,
             };
             match accepted {
-                Ok((stream, slot)) => self.serve(stream, slot, &graceful),
+                Ok((stream, peer, slot)) => self.serve(stream, peer, slot, &graceful),
                 Err(error) => {
                     // Out of file descriptors, most likely: some will be closed soon.
                     tracing::warn!("accept: {error}");
@@ -78,11 +80,12 @@ impl Server {
         }
     }
 
-    fn serve(&self, stream: TcpStream, slot: tokio::sync::OwnedSemaphorePermit, graceful: &GracefulShutdown) {
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit, graceful: &GracefulShutdown) {
         // Without it small answers may wait for an acknowledgement; a failure only costs time.
         let _ = stream.set_nodelay(true);
         let router = self.router.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer));
             let router = router.clone();
             async move { Ok::<_, Infallible>(answer(router, request).await) }
         });
@@ -103,21 +106,20 @@ impl Server {
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, slot))
 }
 
-/// Routes one request and says in the log what became of it. Headers are not logged: they hold keys; nor are the
-/// paths of outputs, which are the right to read them.
+/// Routes one request and says in the log what became of it. Headers are not logged: they hold keys; nor are paths
+/// that are themselves the right to read what is there.
 async fn answer(router: Router, request: Request<Incoming>) -> axum::response::Response {
     let request = with_normal_path(request.map(Body::new));
     let method = request.method().clone();
-    let path = match request.uri().path() {
-        path if path.starts_with("/outputs/") => "/outputs/…".to_string(),
-        path => path.to_string(),
-    };
+    let path = request.uri().path();
+    let secret = ["/outputs/", "/files/", "/streams/"].into_iter().find(|folder| path.starts_with(folder));
+    let path = secret.map_or_else(|| path.to_string(), |folder| format!("{folder}…"));
     let start = std::time::Instant::now();
     let Ok(response) = router.oneshot(request).await;
     tracing::debug!("{method} {path} {} in {:.1?}", response.status().as_u16(), start.elapsed());

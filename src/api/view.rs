@@ -1,58 +1,13 @@
 //! A prediction as clients see it, with absolute URLs on the origin that they used.
 
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
-use axum::http::uri::Authority;
-use axum::http::{HeaderValue, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::ApiState;
+pub use super::origin::Origin;
+use super::outputs;
 use super::problem::Problem;
 use crate::domain::{Metrics, Prediction, PredictionSource, Status, WebhookEvent};
-
-/// Scheme, host and port that this client reaches us by, without a slash at the end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin(String);
-
-impl Origin {
-    /// `text` is scheme, host and port.
-    pub fn new(text: &str) -> Origin {
-        Origin(text.trim_end_matches('/').to_string())
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// `path` begins with a slash.
-    pub fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.0)
-    }
-}
-
-impl FromRequestParts<ApiState> for Origin {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Origin, Problem> {
-        if let Some(public) = &state.public_url {
-            return Ok(Origin::new(public));
-        }
-        let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
-        let authority = match host {
-            Some(bytes) => {
-                Authority::try_from(bytes).map_err(|_| Problem::bad_request("the Host header is no host"))?
-            }
-            None => match parts.uri.authority() {
-                Some(authority) => authority.clone(),
-                None => return Err(Problem::bad_request("the request has no Host header")),
-            },
-        };
-        // Credentials before an @ are no part of an origin.
-        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
-        Ok(Origin(format!("http://{host}")))
-    }
-}
 
 /// The JSON of a prediction.
 #[derive(Debug, Serialize)]
@@ -92,11 +47,25 @@ struct Urls {
 }
 
 impl PredictionView {
+    /// What the client gets that made the prediction or asks for this one: outputs as data URIs if it needs them so.
+    pub async fn of(state: &ApiState, prediction: Prediction, origin: &Origin) -> Result<PredictionView, Problem> {
+        let paths = prediction.output.clone().filter(|_| origin.inline_outputs()).unwrap_or_default();
+        let mut view = PredictionView::new(prediction, origin);
+        for (output, path) in view.output.iter_mut().flatten().zip(&paths) {
+            if let Some(data) = outputs::data_uri(&state.blobs, path).await? {
+                *output = data;
+            }
+        }
+        Ok(view)
+    }
+
+    /// With outputs as URLs for everyone. Lists have these: a page of a hundred predictions with data URIs could weigh a
+    /// gigabyte, and `run()`, for which they are made, reads only the answers to its create and get calls.
     pub fn new(prediction: Prediction, origin: &Origin) -> PredictionView {
         let get = origin.url(&format!("/v1/predictions/{}", prediction.id));
         let metrics = prediction.metrics();
         let (webhook, webhook_events_filter) = prediction.webhook.map(|w| (w.url, w.events_filter)).unzip();
-        let outputs = |paths: Vec<String>| paths.iter().map(|path| origin.url(&format!("/outputs/{path}"))).collect();
+        let outputs = |paths: Vec<String>| paths.iter().map(|path| origin.output(path)).collect();
         PredictionView {
             metrics,
             urls: Urls { cancel: format!("{get}/cancel"), web: origin.url(&format!("/p/{}", prediction.id)), get },

@@ -1,5 +1,6 @@
 //! Arguments to one of `serve`, `generate`, `bench`, `models`. The only room that uses `anyhow` and draws progress bars.
 
+mod access;
 mod bench;
 pub mod device;
 mod generate;

@@ -10,15 +10,17 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::access::Access;
 use super::device::DeviceArgs;
 use super::model::{self, Loaded};
-use crate::api::{self, ApiState, Keys, Limits, Server};
+use crate::api::{self, ApiState, Keys, Limits, RateLimits, Server};
 use crate::blobs::Blobs;
-use crate::config::{Config, ServeArgs};
+use crate::config::{Config, OutputUrls, ServeArgs};
 use crate::domain::{Catalog, ModelManifest, Source};
 use crate::engine::{EngineHandle, EngineOptions};
 use crate::fetch::Fetcher;
 use crate::store::{DataDir, SqliteStore, Store};
+use crate::uploads::Uploads;
 use crate::web;
 use crate::webhooks::{Render, Secret, WebhookOptions, Webhooks};
 use crate::weights::manifests;
@@ -57,7 +59,7 @@ async fn serve(config: &Config) -> Result<()> {
     if let Source::Directory { .. } = loaded.manifest.source {
         loaded.manifest.input.prefer_size(width as u32, height as u32);
     }
-    let about = describe(config, &loaded);
+    let about = describe(config, &loaded, &ground.access);
     let catalog = Catalog::new(loaded.manifest.clone(), &manifests::known()?);
     let (max_jobs, batch) = match loaded.opened.device.is_cpu() {
         true => (CPU_JOBS, CPU_BATCH),
@@ -70,7 +72,7 @@ async fn serve(config: &Config) -> Result<()> {
 }
 
 /// What a person who starts the server should know.
-fn describe(config: &Config, loaded: &Loaded) -> String {
+fn describe(config: &Config, loaded: &Loaded, access: &Access) -> String {
     let Loaded { manifest, opened, load_s, .. } = loaded;
     let mut lines = vec![
         format!("stablehand {}", env!("CARGO_PKG_VERSION")),
@@ -80,9 +82,7 @@ fn describe(config: &Config, loaded: &Loaded) -> String {
     lines.push(format!("device  {:?}, {:?}", opened.device.location(), opened.dtype).to_lowercase());
     lines.extend(opened.notes.iter().map(|note| format!("        {note}")));
     lines.push(format!("data    {}", config.data_dir.display()));
-    if config.api_keys.is_empty() {
-        lines.push("keys    none: whoever reaches this address may use it".to_string());
-    }
+    lines.push(format!("keys    {}", access.describe()));
     lines.join("\n")
 }
 
@@ -97,10 +97,11 @@ fn stand_in(manifest: &ModelManifest) -> Option<String> {
     }
 }
 
-/// The data folder and the port: taken first, so that a second server fails before it loads a model.
+/// The data folder, the port and the keys: taken first, so that a second server fails before it loads a model.
 pub struct Ground {
     data: DataDir,
     listener: TcpListener,
+    access: Access,
 }
 
 /// A server that runs.
@@ -117,7 +118,7 @@ pub struct Serving {
 }
 
 impl Ground {
-    /// Locks the folder and binds the port.
+    /// Locks the folder, binds the port and sees to it that strangers need a key.
     pub async fn take(config: &Config) -> Result<Ground> {
         let data = DataDir::open(&config.data_dir)?;
         let listener = TcpListener::bind(config.listen)
@@ -125,14 +126,15 @@ impl Ground {
             .with_context(|| format!("{} cannot be listened on: try another --listen", config.listen))?;
         // A killed server leaves its address behind.
         let _ = fs::remove_file(data.path().join(ADDRESS));
-        Ok(Ground { data, listener })
+        let access = Access::decide(&config.api_keys, listener.local_addr()?.ip(), data.api_key())?;
+        Ok(Ground { data, listener, access })
     }
 
     /// Starts to work and to answer.
     ///
     /// `batch` predictions are claimed at once when the engine has admitted all that it was given.
     pub async fn serve(self, config: &Config, catalog: Catalog, engine: EngineHandle, batch: usize) -> Result<Serving> {
-        let Ground { data, listener } = self;
+        let Ground { data, listener, access } = self;
         let address = listener.local_addr()?;
         let store = Arc::new(SqliteStore::open(&data.database()).await?);
         // The folder's lock is ours, so whoever held leases is dead: no need to wait until they expire.
@@ -141,6 +143,7 @@ impl Ground {
             tracing::info!("the last run was interrupted: {recovered:?}");
         }
         let blobs = Blobs::local(&data.blobs())?;
+        let uploads = Uploads::open(store.clone(), Blobs::local(&data.uploads())?, config.file_retention).await?;
         let catalog = Arc::new(catalog);
         let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
         let options =
@@ -157,15 +160,20 @@ impl Ground {
             store: shared,
             blobs,
             catalog,
-            keys: Keys::new(config.api_keys.iter().map(String::as_str)),
             fetcher,
             webhook_secret,
+            uploads: uploads.clone(),
+            keys: Keys::new(access.keys()),
+            rate_limits: RateLimits::per_minute(config.rate_limit_create, config.rate_limit_other),
             public_url: config.public_url.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
+            output_urls: output_urls(config.output_urls),
             queue_limit: config.queue_limit,
             closing: closing.clone(),
         };
         let router = api::router(state, pages);
         let server = Server::new(router, Limits::default());
+        tokio::spawn(uploads.sweep_until(stop.clone()));
         fs::write(data.path().join(ADDRESS), address.to_string()).context("the data folder cannot be written")?;
         Ok(Serving {
             address,
@@ -178,6 +186,14 @@ impl Ground {
             store,
             data,
         })
+    }
+}
+
+fn output_urls(choice: OutputUrls) -> api::OutputUrls {
+    match choice {
+        OutputUrls::Auto => api::OutputUrls::Auto,
+        OutputUrls::Url => api::OutputUrls::Url,
+        OutputUrls::Data => api::OutputUrls::Data,
     }
 }
 

@@ -1,4 +1,7 @@
-//! Names for predictions and messages.
+//! Names for predictions, messages and files.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 /// The lower-case alphabet of Crockford's base32: sorts as the number does.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -11,6 +14,11 @@ pub fn new_prediction_id() -> String {
 /// A new webhook id, the same for every attempt to deliver one message.
 pub fn new_message_id() -> String {
     format!("msg_{}", new_prediction_id())
+}
+
+/// A new file id, as Replicate's are: the text of a random UUID in base64, which comes out as 48 letters and digits.
+pub fn new_file_id() -> String {
+    STANDARD.encode(uuid::Uuid::new_v4().to_string())
 }
 
 /// 128 bits as 26 characters, most significant first.

@@ -1,5 +1,5 @@
-//! Plain data and rules: predictions and their transitions, typed inputs and field errors, webhooks, model manifests.
-//! Knows nothing of HTTP, SQL or tensors.
+//! Plain data and rules: predictions and their transitions, typed inputs and field errors, webhooks, uploads, model
+//! manifests. Knows nothing of HTTP, SQL or tensors.
 
 mod catalog;
 mod id;
@@ -7,12 +7,14 @@ mod input;
 mod manifest;
 mod prediction;
 mod scheduler;
+mod upload;
 mod webhook;
 
 pub use catalog::{Catalog, Resolved};
-pub use id::{new_message_id, new_prediction_id};
+pub use id::{new_file_id, new_message_id, new_prediction_id};
 pub use input::{FieldError, Input, json_type};
 pub use manifest::{InputTable, Integers, ManifestError, ModelManifest, Names, Numbers, Sizes, Source, Text, Version};
 pub use prediction::{INTERRUPTED, Metrics, Prediction, PredictionSource, Status};
 pub use scheduler::{NoiseSource, Scheduler};
+pub use upload::{Upload, file_id_of_url, is_file_id};
 pub use webhook::{Webhook, WebhookEvent};

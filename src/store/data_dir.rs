@@ -1,4 +1,4 @@
-//! The folder that one server owns: its lock, its database file, its pictures.
+//! The folder that one server owns: its lock, its database file, its pictures, its uploads, its key.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -46,6 +46,16 @@ impl DataDir {
     /// The folder of the pictures.
     pub fn blobs(&self) -> PathBuf {
         self.path.join("blobs")
+    }
+
+    /// The folder of uploaded files.
+    pub fn uploads(&self) -> PathBuf {
+        self.path.join("files")
+    }
+
+    /// The file of the key that was made for this server.
+    pub fn api_key(&self) -> PathBuf {
+        self.path.join("api-key")
     }
 
     pub fn path(&self) -> &Path {

@@ -1,11 +1,12 @@
 //! Durable truth and the queue. The only room that contains SQL.
 //!
 //! A prediction's row is also its queue entry: state, lease, cancel request and result are one record, so no second
-//! queue can disagree with it. Webhooks are noted in the transaction of the change that they tell of. Who asks and who works only know [`Store`]; `tests/suite/store.rs` says what every
-//! implementation must do.
+//! queue can disagree with it. Webhooks are noted in the transaction of the change that they tell of. Who asks and who
+//! works only know [`Store`]; `tests/suite/store.rs` says what every implementation must do.
 
 mod cursor;
 mod data_dir;
+mod files;
 mod outbox;
 mod row;
 mod sqlite;
@@ -21,6 +22,7 @@ use tokio::sync::broadcast;
 
 pub use cursor::Cursor;
 pub use data_dir::{DataDir, DataDirError};
+pub use files::{FilePage, FileStore};
 pub use sqlite::SqliteStore;
 
 use crate::domain::{Prediction, PredictionSource, Webhook, WebhookEvent};
@@ -182,7 +184,7 @@ pub enum StoreError {
     #[error("database migration: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
     /// A row holds what was never written there.
-    #[error("prediction {id}: column {column} cannot be read")]
+    #[error("row {id}: column {column} cannot be read")]
     Corrupt { id: String, column: &'static str },
     /// The task that wrote ended before it answered.
     #[error("the database writer has stopped")]

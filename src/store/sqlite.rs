@@ -24,7 +24,7 @@ pub(super) type News = Vec<Change>;
 /// Predictions in one SQLite file.
 pub struct SqliteStore {
     writer: Arc<Mutex<SqliteConnection>>,
-    readers: SqlitePool,
+    pub(super) readers: SqlitePool,
     changes: broadcast::Sender<Change>,
 }
 
@@ -53,7 +53,7 @@ impl SqliteStore {
     }
 
     /// Runs `work` in one transaction, in a task of its own: the caller's future may be dropped at any time.
-    async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut SqliteConnection, &'c mut News) -> BoxFuture<'c, Result<T, StoreError>>

@@ -296,7 +296,7 @@ async fn lists_lead_through_all_pages() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_limits_and_public_urls_are_minded() {
     let args = ServeArgs {
-        api_keys: Some("sesame,other".to_string()),
+        api_key: vec!["sesame".to_string(), "other".to_string()],
         queue_limit: Some("2".to_string()),
         public_url: Some("https://pictures.example.org/".to_string()),
         ..ServeArgs::default()
@@ -320,6 +320,8 @@ async fn keys_limits_and_public_urls_are_minded() {
     assert_eq!(full.headers()["retry-after"], "10");
     let (status, body) = problem(full).await;
     assert_eq!((status, &body["retry_after"]), (429, &json!(10)));
+    assert!(body["detail"].as_str().unwrap().starts_with("Request was throttled. "), "{body}");
+    assert!(body["detail"].as_str().unwrap().ends_with("resets in ~10s."), "{body}");
     let created: Value = answers.remove(0).json().await.unwrap();
     assert!(created["urls"]["get"].as_str().unwrap().starts_with("https://pictures.example.org/v1/predictions/"));
     drop(stage);

@@ -1,11 +1,13 @@
 //! Integration tests by theme, linked once.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod api;
 mod arrows;
 mod batching;
 mod browser;
 mod engine;
+mod files;
 mod full_size;
 mod generate;
 mod golden;
@@ -13,6 +15,7 @@ mod hub;
 mod noise;
 mod ops;
 mod outbox;
+mod outputs;
 mod receiver;
 mod restart;
 mod samplers;

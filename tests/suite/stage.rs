@@ -96,7 +96,7 @@ impl Stage {
     /// Serves from this data folder.
     pub async fn start(folder: &std::path::Path, setting: Setting) -> Stage {
         let mut args = setting.args;
-        args.listen = Some("127.0.0.1:0".to_string());
+        args.listen.get_or_insert_with(|| "127.0.0.1:0".to_string());
         args.data_dir = Some(PathBuf::from(folder).display().to_string());
         let config: Config = args.resolve().unwrap();
         let known = manifests::known().unwrap();
@@ -105,7 +105,7 @@ impl Stage {
         let engine = Engine::start(Squares { pause: setting.pause }, setting.engine).unwrap();
         let serving = ground.serve(&config, catalog, engine, 4).await.unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Stage { url: format!("http://{}", serving.address), client, serving }
+        Stage { url: format!("http://127.0.0.1:{}", serving.address.port()), client, serving }
     }
 
     pub async fn stop(self) {

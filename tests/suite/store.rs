@@ -15,6 +15,7 @@ const TERM: Duration = Duration::from_secs(30);
 const NOTHING: Duration = Duration::ZERO;
 const ALL: ListFilter = ListFilter { created_after: None, created_before: None, source: None };
 
+/// A prediction to insert.
 pub fn new(prompt: &str) -> NewPrediction {
     let input = json!({"prompt": prompt, "width": 512.0, "unknown": [1, null]});
     NewPrediction {

@@ -1,0 +1,228 @@
+//! The form of an upload, read part by part as it arrives: the file goes to the disk, the rest is small.
+//!
+//! Parts are known by their names, in any order; whether one came as a field or as a file does not matter, and parts of
+//! other names are passed over.
+
+use std::time::Duration;
+
+use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{FromRequest, Multipart, Request};
+use axum::http::StatusCode;
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::super::ApiState;
+use super::super::problem::Problem;
+use super::too_large;
+use crate::domain::FieldError;
+use crate::uploads::{Description, Incoming, SIZE_LIMIT, Uploads};
+
+/// Bytes of a whole request. Beyond the file's limit they are read and thrown away, so that a client that sends its body
+/// before it listens hears the refusal.
+pub const BODY_LIMIT: usize = 2 * SIZE_LIMIT as usize;
+
+/// Bytes of the parts beside the file.
+const TEXT_LIMIT: usize = 64 * 1024;
+
+/// Bytes of a file's name.
+const NAME_LIMIT: usize = 255;
+
+/// Characters of a part's name that an error repeats.
+const SHOWN: usize = 100;
+
+/// For the next bytes of a request to arrive.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// For a whole request to arrive.
+const FORM_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// For the rest of a request that is refused.
+const REST_TIMEOUT: Duration = Duration::from_secs(30);
+
+const UNKNOWN_TYPE: &str = "application/octet-stream";
+
+/// An upload that has not been read.
+pub struct Form(Multipart);
+
+impl FromRequest<ApiState> for Form {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Form, Problem> {
+        let form = Multipart::from_request(request, state).await.map_err(|_| {
+            Problem::bad_request(
+                "Send a form as multipart/form-data with a boundary, and the file in its part \"content\".",
+            )
+        })?;
+        Ok(Form(form))
+    }
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Found {
+    content: Option<Incoming>,
+    /// Of the content part itself; fields of their own win.
+    part_name: Option<String>,
+    part_type: Option<String>,
+    filename: Option<String>,
+    kind: Option<String>,
+    metadata: Option<Bytes>,
+}
+
+impl Form {
+    /// Reads all parts. The file is on disk then, but not kept yet.
+    pub async fn read(mut self, uploads: &Uploads) -> Result<(Incoming, Description), Problem> {
+        let mut found = Found::default();
+        let read = timeout(FORM_TIMEOUT, self.read_parts(uploads, &mut found)).await;
+        match read.unwrap_or_else(|_| Err(too_slow("The form"))) {
+            Ok(()) => found.checked(),
+            Err(problem) => {
+                drop(found);
+                self.pass_over().await;
+                Err(problem)
+            }
+        }
+    }
+
+    async fn read_parts(&mut self, uploads: &Uploads, found: &mut Found) -> Result<(), Problem> {
+        let mut before: Option<String> = None;
+        loop {
+            let place = || match &before {
+                None => "The first part of the form".to_string(),
+                Some(name) => format!("What follows the part {name:?} of the form"),
+            };
+            let next = timeout(PIECE_TIMEOUT, self.0.next_field()).await.map_err(|_| too_slow(&place()))?;
+            let Some(mut part) = next.map_err(|error| unreadable(&place(), &error))? else { return Ok(()) };
+            let name: String = part.name().unwrap_or_default().chars().take(SHOWN).collect();
+            match name.as_str() {
+                "content" if found.content.is_some() => {
+                    return Err(wrong("array_max_items", "content", "content must be given only once"));
+                }
+                "content" => {
+                    found.part_name = part.file_name().map(str::to_string);
+                    found.part_type = part.content_type().map(str::to_string);
+                    found.content = Some(content(&mut part, uploads).await?);
+                }
+                "metadata" => found.metadata = Some(small(&mut part, "metadata").await?),
+                "filename" => found.filename = text(&mut part, "filename").await?,
+                "type" => found.kind = text(&mut part, "type").await?,
+                _ => while piece(&mut part, &name).await?.is_some() {},
+            }
+            before = Some(name);
+        }
+    }
+
+    /// Reads on without looking, so that the client can listen; ends at the body's limit at the latest.
+    async fn pass_over(&mut self) {
+        let until = Instant::now() + REST_TIMEOUT;
+        while let Ok(Ok(Some(_))) = timeout_at(until, self.0.next_field()).await {}
+    }
+}
+
+impl Found {
+    /// What the parts say, or everything that is wrong with them.
+    fn checked(self) -> Result<(Incoming, Description), Problem> {
+        let mut errors = Vec::new();
+        let given = self.filename.or(self.part_name).unwrap_or_default();
+        // Some clients send a path; only its end is a name.
+        let name = given.rsplit(['/', '\\']).next().unwrap_or_default();
+        if name.len() > NAME_LIMIT {
+            errors.push(too_long("filename", NAME_LIMIT));
+        }
+        if name.chars().any(char::is_control) {
+            errors.push(format_error("filename", "filename"));
+        }
+        let is_type = |text: &String| text.len() <= NAME_LIMIT && text.parse::<mime::Mime>().is_ok();
+        if self.kind.as_ref().is_some_and(|given| !is_type(given)) {
+            errors.push(format_error("type", "mime"));
+        }
+        let content_type = self.kind.or(self.part_type).filter(is_type).unwrap_or_else(|| UNKNOWN_TYPE.to_string());
+        let metadata = match self.metadata.as_deref().map(<[u8]>::trim_ascii) {
+            None | Some([]) => Value::Object(Default::default()),
+            Some(json) => serde_json::from_slice(json).unwrap_or_else(|_| {
+                errors.push(format_error("metadata", "json"));
+                Value::Object(Default::default())
+            }),
+        };
+        let metadata = match metadata {
+            Value::Object(metadata) => metadata,
+            Value::Null => Default::default(),
+            other => {
+                errors.push(FieldError::invalid_type("metadata", "object", &other));
+                Default::default()
+            }
+        };
+        let name = if name.is_empty() { "file" } else { name }.to_string();
+        match self.content {
+            Some(content) if errors.is_empty() => Ok((content, Description { name, content_type, metadata })),
+            Some(_) => Err(Problem::invalid(errors)),
+            None => {
+                errors.insert(0, FieldError::required("", "content"));
+                Err(Problem::invalid(errors))
+            }
+        }
+    }
+}
+
+/// The file itself.
+async fn content(part: &mut Field<'_>, uploads: &Uploads) -> Result<Incoming, Problem> {
+    let mut incoming = uploads.begin().await?;
+    while let Some(bytes) = piece(part, "content").await? {
+        incoming.write(bytes).await?;
+    }
+    Ok(incoming)
+}
+
+/// A part that is held in memory.
+async fn small(part: &mut Field<'_>, name: &str) -> Result<Bytes, Problem> {
+    let mut whole = Vec::new();
+    while let Some(bytes) = piece(part, name).await? {
+        whole.extend_from_slice(&bytes);
+        if whole.len() > TEXT_LIMIT {
+            return Err(Problem::invalid(vec![too_long(name, TEXT_LIMIT)]));
+        }
+    }
+    Ok(whole.into())
+}
+
+/// A part of text; an empty one is none.
+async fn text(part: &mut Field<'_>, name: &str) -> Result<Option<String>, Problem> {
+    let bytes = small(part, name).await?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| Problem::invalid(vec![format_error(name, "utf-8")]))?;
+    Ok(Some(text.trim().to_string()).filter(|text| !text.is_empty()))
+}
+
+async fn piece(part: &mut Field<'_>, name: &str) -> Result<Option<Bytes>, Problem> {
+    let place = || format!("The part {name:?} of the form");
+    let next = timeout(PIECE_TIMEOUT, part.chunk()).await.map_err(|_| too_slow(&place()))?;
+    next.map_err(|error| unreadable(&place(), &error))
+}
+
+fn unreadable(place: &str, error: &MultipartError) -> Problem {
+    match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        // A server error would be a body that broke off, which is the client's.
+        _ => Problem::bad_request(format!("{place} cannot be read: {}", error.body_text())),
+    }
+}
+
+fn too_slow(place: &str) -> Problem {
+    let detail = format!("{place} did not arrive in time.");
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "Request timeout", detail)
+}
+
+fn wrong(kind: &'static str, name: &str, description: &str) -> Problem {
+    let (field, description) = (name.to_string(), description.to_string());
+    Problem::invalid(vec![FieldError { kind, field, description }])
+}
+
+fn too_long(name: &str, limit: usize) -> FieldError {
+    let description = format!("String length must be less than or equal to {limit}");
+    FieldError { kind: "string_lte", field: name.to_string(), description }
+}
+
+fn format_error(name: &str, format: &str) -> FieldError {
+    let description = format!("Does not match format '{format}'");
+    FieldError { kind: "format", field: name.to_string(), description }
+}
