@@ -40,6 +40,12 @@ pub struct ServeArgs {
     /// Predictions that may wait; further ones are answered with 429 [default: 1000]
     #[arg(long, env = "STABLEHAND_QUEUE_LIMIT", value_name = "N")]
     pub queue_limit: Option<String>,
+    /// Characters that a prompt may have [default: 10000]
+    #[arg(long, env = "STABLEHAND_MAX_PROMPT_CHARS", value_name = "N")]
+    pub max_prompt_chars: Option<String>,
+    /// Most width x height x pictures x steps of a prediction, in millions [default: what the model's bounds allow]
+    #[arg(long, env = "STABLEHAND_MAX_MEGAPIXEL_STEPS", value_name = "N")]
+    pub max_megapixel_steps: Option<String>,
     /// Most rows of one UNet call; a guided picture is two rows [default: 16]
     #[arg(long, env = "STABLEHAND_MAX_ROWS", value_name = "N")]
     pub max_rows: Option<String>,
@@ -68,6 +74,10 @@ pub struct Config {
     /// Secrets: never shown.
     pub api_keys: Vec<String>,
     pub queue_limit: u64,
+    /// `None`: the model's own bound.
+    pub max_prompt_chars: Option<usize>,
+    /// `None`: as much as the model's other bounds allow.
+    pub max_megapixel_steps: Option<u64>,
     pub max_rows: usize,
     /// `None`: as many as there are cores.
     pub threads: Option<usize>,
@@ -150,6 +160,8 @@ impl fmt::Debug for Config {
             .field("public_url", &self.public_url)
             .field("api_keys", &format_args!("{} keys", self.api_keys.len()))
             .field("queue_limit", &self.queue_limit)
+            .field("max_prompt_chars", &self.max_prompt_chars)
+            .field("max_megapixel_steps", &self.max_megapixel_steps)
             .field("max_rows", &self.max_rows)
             .field("threads", &self.threads)
             .field("drain", &self.drain)
@@ -179,6 +191,8 @@ impl ServeArgs {
             public_url: given.take("public-url", self.public_url, origin),
             api_keys: given.take("api-keys", self.api_keys, keys).unwrap_or_default(),
             queue_limit: given.take("queue-limit", self.queue_limit, at_least_one).unwrap_or(1000),
+            max_prompt_chars: given.take("max-prompt-chars", self.max_prompt_chars, at_least_one).map(|n| n as usize),
+            max_megapixel_steps: given.take("max-megapixel-steps", self.max_megapixel_steps, at_least_one),
             max_rows: given.take("max-rows", self.max_rows, at_least_one).unwrap_or(16) as usize,
             threads: given.take("threads", self.threads, at_least_one).map(|n| n as usize),
             drain: given.take("drain-seconds", self.drain_seconds, seconds).unwrap_or(Duration::from_secs(30)),
@@ -289,6 +303,7 @@ mod tests {
         assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
         assert_eq!((config.queue_limit, config.max_rows, config.model), (1000, 16, None));
         assert_eq!((config.device, config.dtype), (DeviceChoice::Auto, DtypeChoice::Auto));
+        assert_eq!((config.max_prompt_chars, config.max_megapixel_steps), (None, None));
         assert!(config.api_keys.is_empty() && !config.offline);
     }
 
@@ -326,11 +341,14 @@ mod tests {
             drain_seconds: wrong("-1"),
             offline: wrong("maybe"),
             threads: wrong("0"),
+            max_prompt_chars: wrong("many"),
+            max_megapixel_steps: wrong("0"),
             ..ServeArgs::default()
         };
         let report = args.resolve().unwrap_err().to_string();
         let names: Vec<&str> = report.lines().filter_map(|line| line.split(':').next()).collect();
-        let expected = "listen device dtype public-url api-keys queue-limit threads drain-seconds offline lisen";
+        let expected = "listen device dtype public-url api-keys queue-limit max-prompt-chars \
+                        max-megapixel-steps threads drain-seconds offline lisen";
         assert_eq!(names, expected.split(' ').collect::<Vec<_>>(), "{report}");
         assert!(!report.contains("sesame"));
     }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use candle_core::Device;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use super::model::{self, Loaded};
 use crate::api::{self, ApiState, Keys, Limits, Server};
 use crate::blobs::Blobs;
 use crate::config::{Config, ServeArgs};
-use crate::domain::{Catalog, ModelManifest, Source};
+use crate::domain::{Catalog, Hardware, InputLimits, ModelManifest, Source};
 use crate::engine::{EngineHandle, EngineOptions};
 use crate::store::{DataDir, SqliteStore, Store};
 use crate::weights::manifests;
@@ -52,7 +53,7 @@ async fn serve(config: &Config) -> Result<()> {
         loaded.manifest.input.prefer_size(width as u32, height as u32);
     }
     let about = describe(config, &loaded);
-    let catalog = Catalog::new(loaded.manifest.clone(), &manifests::known()?);
+    let catalog = Catalog::new(loaded.manifest.clone(), &manifests::known()?).on(hardware(&loaded.opened.device));
     let (max_jobs, batch) = match loaded.opened.device.is_cpu() {
         true => (CPU_JOBS, CPU_BATCH),
         false => (EngineOptions::default().max_jobs, GPU_BATCH),
@@ -61,6 +62,16 @@ async fn serve(config: &Config) -> Result<()> {
     let serving = ground.serve(config, catalog, engine, batch).await?;
     println!("{about}\nlistening on http://{}", serving.address);
     until_signal(serving, config.drain).await
+}
+
+/// What clients are told that the model runs on.
+fn hardware(device: &Device) -> Hardware {
+    let (name, sku) = match device {
+        Device::Cpu => ("CPU", "cpu"),
+        Device::Cuda(_) => ("CUDA GPU", "cuda"),
+        Device::Metal(_) => ("Metal GPU", "metal"),
+    };
+    Hardware { name: name.to_string(), sku: sku.to_string() }
 }
 
 /// What a person who starts the server should know.
@@ -133,7 +144,8 @@ impl Ground {
             tracing::info!("the last run was interrupted: {recovered:?}");
         }
         let blobs = Blobs::local(&data.blobs())?;
-        let catalog = Arc::new(catalog);
+        let limits = InputLimits { prompt_chars: config.max_prompt_chars, megapixel_steps: config.max_megapixel_steps };
+        let catalog = Arc::new(catalog.limited(limits));
         let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
         let options = WorkerOptions { drain: config.drain, batch, ..WorkerOptions::default() };
         let shared: Arc<dyn Store> = store.clone();

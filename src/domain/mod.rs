@@ -7,10 +7,14 @@ mod input;
 mod manifest;
 mod prediction;
 mod scheduler;
+mod size;
+mod table;
 
-pub use catalog::{Catalog, Resolved};
+pub use catalog::{Catalog, Hardware, Resolved};
 pub use id::new_prediction_id;
 pub use input::{FieldError, Input, json_type};
-pub use manifest::{InputTable, Integers, ManifestError, ModelManifest, Names, Numbers, Sizes, Source, Text, Version};
+pub use manifest::{ManifestError, ModelManifest, Source, Version};
 pub use prediction::{INTERRUPTED, Metrics, Prediction, Status};
 pub use scheduler::{NoiseSource, Scheduler};
+pub use size::{Size, SizeWish};
+pub use table::{Field, InputLimits, InputTable, Integers, Names, Numbers, Rule, Sides, Sizes, Text};
