@@ -53,6 +53,19 @@ pub async fn by_model(
     create(&state, &origin, &headers, &reference, envelope).await
 }
 
+/// `POST /deployments/{owner}/{name}/predictions`: every model is also a deployment of its newest version.
+pub async fn by_deployment(
+    State(state): State<ApiState>,
+    Path((owner, name)): Path<(String, String)>,
+    origin: Origin,
+    headers: HeaderMap,
+    RawBody(body): RawBody,
+) -> Result<Response, Problem> {
+    let model = state.catalog.model(&format!("{owner}/{name}")).ok_or_else(Problem::not_found)?;
+    let envelope = Envelope { deployment: Some(model.name.clone()), ..Envelope::parse(&body, false)? };
+    create(&state, &origin, &headers, &model.name, envelope).await
+}
+
 async fn create(
     state: &ApiState,
     origin: &Origin,
@@ -66,6 +79,7 @@ async fn create(
         id: new_prediction_id(),
         model: resolved.model.to_string(),
         version: resolved.version.to_string(),
+        deployment: envelope.deployment,
         input: envelope.input,
         seed: match input.seed {
             Some(seed) => seed,
@@ -108,7 +122,7 @@ fn random_seed() -> Result<u64, Problem> {
 }
 
 /// The bytes of a request, which must arrive in time.
-pub struct RawBody(Bytes);
+pub struct RawBody(pub Bytes);
 
 impl FromRequest<ApiState> for RawBody {
     type Rejection = Response;
@@ -155,6 +169,8 @@ impl Wait {
 #[derive(Debug, PartialEq)]
 struct Envelope {
     version: Option<String>,
+    /// From the path, never from the body.
+    deployment: Option<String>,
     input: Map<String, Value>,
 }
 
@@ -180,7 +196,11 @@ impl Envelope {
             }
         };
         check_rest(json, &mut errors);
-        if errors.is_empty() { Ok(Envelope { version, input }) } else { Err(Problem::invalid(errors)) }
+        if errors.is_empty() {
+            Ok(Envelope { version, deployment: None, input })
+        } else {
+            Err(Problem::invalid(errors))
+        }
     }
 }
 

@@ -66,6 +66,8 @@ pub struct PredictionView {
     metrics: Option<Metrics>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deployment: Option<String>,
     urls: Urls,
 }
 
@@ -95,6 +97,7 @@ impl PredictionView {
             started_at: prediction.started_at.map(|t| t.to_string()),
             completed_at: prediction.completed_at.map(|t| t.to_string()),
             source: Some("api"),
+            deployment: prediction.deployment,
             id: prediction.id,
         }
     }

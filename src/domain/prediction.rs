@@ -64,6 +64,8 @@ pub struct Prediction {
     pub model: String,
     /// The version id.
     pub version: String,
+    /// `owner/name`, when it was created by one.
+    pub deployment: Option<String>,
     /// As sent, without defaults filled in.
     pub input: Map<String, Value>,
     pub status: Status,

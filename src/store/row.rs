@@ -19,6 +19,7 @@ pub(super) fn prediction(row: &SqliteRow) -> Result<Prediction, StoreError> {
     Ok(Prediction {
         model: row.try_get("model")?,
         version: row.try_get("version")?,
+        deployment: row.try_get("deployment")?,
         input: serde_json::from_str(row.try_get("input")?).map_err(|_| corrupt("input"))?,
         status: Status::from_name(row.try_get("status")?).ok_or_else(|| corrupt("status"))?,
         logs: row.try_get("logs")?,
