@@ -1,10 +1,11 @@
 //! The HTTP surface (axum): routes, auth, problem+json, `Prefer: wait`. Never touches a tensor.
 //!
 //! Owns what clients see. Writes rows and reads them; who works on them is none of its business. Webhooks, event
-//! streams, file uploads and model descriptions are not served yet.
+//! streams and file uploads are not served yet.
 
 mod auth;
 mod create;
+mod models;
 mod outputs;
 mod path;
 mod predictions;
@@ -61,6 +62,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/predictions/{id}/cancel", post(predictions::cancel))
         .route("/models/{owner}/{name}/predictions", post(create::by_model))
         .route("/p/{id}", get(predictions::get))
+        .merge(models::routes())
         .route_layer(from_fn_with_state(state.clone(), auth::require));
     let public = Router::new()
         .route("/", get(index))

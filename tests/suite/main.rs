@@ -9,6 +9,7 @@ mod full_size;
 mod generate;
 mod golden;
 mod hub;
+mod models;
 mod noise;
 mod ops;
 mod restart;
