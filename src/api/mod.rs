@@ -6,6 +6,7 @@
 mod auth;
 mod create;
 mod models;
+mod openapi;
 mod outputs;
 mod path;
 mod predictions;
@@ -67,6 +68,8 @@ pub fn router(state: ApiState) -> Router {
     let public = Router::new()
         .route("/", get(index))
         .route("/health-check", get(health_check))
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(openapi::page::reference))
         .route("/outputs/{folder}/{name}", get(outputs::get));
     private
         .merge(public)
