@@ -20,6 +20,7 @@ fn new() -> NewPrediction {
         id: new_prediction_id(),
         model: "stability-ai/stable-diffusion".to_string(),
         version: "ac732df83cea7fff18b8472768c88ad041fa750ff7682a21affe81863cbe77e4".to_string(),
+        deployment: None,
         input: input.as_object().cloned().unwrap(),
         seed: 1,
         ..NewPrediction::default()

@@ -65,6 +65,12 @@ pub struct ServeArgs {
     /// Predictions that may wait; further ones are answered with 429 [default: 1000]
     #[arg(long, env = "STABLEHAND_QUEUE_LIMIT", value_name = "N")]
     pub queue_limit: Option<String>,
+    /// Characters that a prompt may have [default: 10000]
+    #[arg(long, env = "STABLEHAND_MAX_PROMPT_CHARS", value_name = "N")]
+    pub max_prompt_chars: Option<String>,
+    /// Most width x height x pictures x steps of a prediction, in millions [default: what the model's bounds allow]
+    #[arg(long, env = "STABLEHAND_MAX_MEGAPIXEL_STEPS", value_name = "N")]
+    pub max_megapixel_steps: Option<String>,
     /// Most rows of one UNet call; a guided picture is two rows [default: 16]
     #[arg(long, env = "STABLEHAND_MAX_ROWS", value_name = "N")]
     pub max_rows: Option<String>,
@@ -117,6 +123,10 @@ pub struct Config {
     /// Of uploaded files.
     pub file_retention: Duration,
     pub queue_limit: u64,
+    /// `None`: the model's own bound.
+    pub max_prompt_chars: Option<usize>,
+    /// `None`: as much as the model's other bounds allow.
+    pub max_megapixel_steps: Option<u64>,
     pub max_rows: usize,
     /// `None`: as many as there are cores.
     pub threads: Option<usize>,
@@ -234,6 +244,8 @@ impl fmt::Debug for Config {
             .field("rate_limit_other", &self.rate_limit_other)
             .field("file_retention", &self.file_retention)
             .field("queue_limit", &self.queue_limit)
+            .field("max_prompt_chars", &self.max_prompt_chars)
+            .field("max_megapixel_steps", &self.max_megapixel_steps)
             .field("max_rows", &self.max_rows)
             .field("threads", &self.threads)
             .field("drain", &self.drain)
@@ -273,6 +285,8 @@ impl ServeArgs {
             rate_limit_other: given.take("rate-limit-other", self.rate_limit_other, rate).unwrap_or(3000),
             file_retention: given.take("file-retention", self.file_retention, file_retention).unwrap_or(DAY),
             queue_limit: given.take("queue-limit", self.queue_limit, at_least_one).unwrap_or(1000),
+            max_prompt_chars: given.take("max-prompt-chars", self.max_prompt_chars, at_least_one).map(|n| n as usize),
+            max_megapixel_steps: given.take("max-megapixel-steps", self.max_megapixel_steps, at_least_one),
             max_rows: given.take("max-rows", self.max_rows, at_least_one).unwrap_or(16) as usize,
             threads: given.take("threads", self.threads, at_least_one).map(|n| n as usize),
             drain: given.take("drain-seconds", self.drain_seconds, seconds).unwrap_or(Duration::from_secs(30)),
@@ -451,6 +465,7 @@ mod tests {
         assert_eq!((config.device, config.dtype), (DeviceChoice::Auto, DtypeChoice::Auto));
         assert!(config.api_keys.is_empty() && !config.offline && !config.allow_private_network);
         assert_eq!((config.run_limit, config.retention, config.webhook_retry.as_secs()), (None, None, 60));
+        assert_eq!((config.max_prompt_chars, config.max_megapixel_steps), (None, None));
     }
 
     #[test]
@@ -540,12 +555,15 @@ mod tests {
             run_limit: wrong("soon"),
             webhook_retry: wrong("-5s"),
             allow_private_network: wrong("perhaps"),
+            max_prompt_chars: wrong("many"),
+            max_megapixel_steps: wrong("0"),
             ..ServeArgs::default()
         };
         let report = args.resolve().unwrap_err().to_string();
         let names: Vec<&str> = report.lines().filter_map(|line| line.split(':').next()).collect();
         let expected = "api-key-file listen device dtype public-url output-urls trusted-proxy api-key \
-            rate-limit-create rate-limit-other file-retention queue-limit threads drain-seconds offline run-limit \
+            rate-limit-create rate-limit-other file-retention queue-limit max-prompt-chars \
+            max-megapixel-steps threads drain-seconds offline run-limit \
             retention webhook-retry allow-private-network lisen";
         assert_eq!(names, expected.split(' ').collect::<Vec<_>>(), "{report}");
         assert!(!report.contains("sesame"));

@@ -53,6 +53,19 @@ pub async fn by_model(
     create(&state, &origin, &headers, &reference, envelope).await
 }
 
+/// `POST /deployments/{owner}/{name}/predictions`: every model is also a deployment of its newest version.
+pub async fn by_deployment(
+    State(state): State<ApiState>,
+    Path((owner, name)): Path<(String, String)>,
+    origin: Origin,
+    headers: HeaderMap,
+    RawBody(body): RawBody,
+) -> Result<Response, Problem> {
+    let model = state.catalog.model(&format!("{owner}/{name}")).ok_or_else(Problem::not_found)?;
+    let envelope = Envelope { deployment: Some(model.name.clone()), ..Envelope::parse(&body, false)? };
+    create(&state, &origin, &headers, &model.name, envelope).await
+}
+
 async fn create(
     state: &ApiState,
     origin: &Origin,
@@ -68,6 +81,7 @@ async fn create(
         id: new_prediction_id(),
         model: resolved.model.to_string(),
         version: resolved.version.to_string(),
+        deployment: envelope.deployment,
         input: envelope.input,
         seed: match input.seed {
             Some(seed) => seed,
@@ -141,7 +155,7 @@ fn random_seed() -> Result<u64, Problem> {
 }
 
 /// The bytes of a request, which must arrive in time.
-pub struct RawBody(Bytes);
+pub struct RawBody(pub Bytes);
 
 impl FromRequest<ApiState> for RawBody {
     type Rejection = Response;
@@ -188,6 +202,8 @@ impl Wait {
 #[derive(Debug, PartialEq)]
 struct Envelope {
     version: Option<String>,
+    /// From the path, never from the body.
+    deployment: Option<String>,
     input: Map<String, Value>,
     webhook: Option<Webhook>,
 }
@@ -215,7 +231,11 @@ impl Envelope {
         };
         let webhook = take_webhook(&mut json, &mut errors);
         check_rest(json, &mut errors);
-        if errors.is_empty() { Ok(Envelope { version, input, webhook }) } else { Err(Problem::invalid(errors)) }
+        if errors.is_empty() {
+            Ok(Envelope { version, deployment: None, input, webhook })
+        } else {
+            Err(Problem::invalid(errors))
+        }
     }
 }
 

@@ -8,6 +8,8 @@ mod cancel_after;
 mod cors;
 mod create;
 mod files;
+mod models;
+mod openapi;
 mod origin;
 mod outputs;
 mod path;
@@ -85,6 +87,7 @@ pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
         .route("/webhooks/default/secret", get(webhooks::secret))
         .route("/files", get(files::list).post(files::create).layer(DefaultBodyLimit::max(files::BODY_LIMIT)))
         .route("/files/{id}", get(files::get).delete(files::delete))
+        .merge(models::routes())
         .route_layer(from_fn_with_state(state.clone(), rate_limit::meter))
         .route_layer(from_fn_with_state(state.clone(), auth::require))
         .route_layer(cors::private(&state.keys));
@@ -92,6 +95,8 @@ pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
         .route("/health-check", get(health_check))
         .route("/outputs/{folder}/{name}", get(outputs::get))
         .route("/files/{id}/download", get(files::download))
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(openapi::page::reference))
         .route_layer(cors::public());
     private
         .merge(public)

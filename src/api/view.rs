@@ -36,6 +36,8 @@ pub struct PredictionView {
     webhook: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook_events_filter: Option<Vec<WebhookEvent>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deployment: Option<String>,
     urls: Urls,
 }
 
@@ -84,6 +86,7 @@ impl PredictionView {
             source: Some(prediction.source),
             webhook,
             webhook_events_filter: webhook_events_filter.flatten(),
+            deployment: prediction.deployment,
             id: prediction.id,
         }
     }

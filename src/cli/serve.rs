@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use candle_core::Device;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use super::model::{self, Loaded};
 use crate::api::{self, ApiState, Keys, Limits, RateLimits, Server};
 use crate::blobs::Blobs;
 use crate::config::{Config, OutputUrls, ServeArgs};
-use crate::domain::{Catalog, ModelManifest, Source};
+use crate::domain::{Catalog, Hardware, InputLimits, ModelManifest, Source};
 use crate::engine::{EngineHandle, EngineOptions};
 use crate::fetch::Fetcher;
 use crate::store::{DataDir, SqliteStore, Store};
@@ -60,7 +61,7 @@ async fn serve(config: &Config) -> Result<()> {
         loaded.manifest.input.prefer_size(width as u32, height as u32);
     }
     let about = describe(config, &loaded, &ground.access);
-    let catalog = Catalog::new(loaded.manifest.clone(), &manifests::known()?);
+    let catalog = Catalog::new(loaded.manifest.clone(), &manifests::known()?).on(hardware(&loaded.opened.device));
     let (max_jobs, batch) = match loaded.opened.device.is_cpu() {
         true => (CPU_JOBS, CPU_BATCH),
         false => (EngineOptions::default().max_jobs, GPU_BATCH),
@@ -69,6 +70,16 @@ async fn serve(config: &Config) -> Result<()> {
     let serving = ground.serve(config, catalog, engine, batch).await?;
     println!("{about}\nlistening on http://{}", serving.address);
     until_signal(serving, config.drain).await
+}
+
+/// What clients are told that the model runs on.
+fn hardware(device: &Device) -> Hardware {
+    let (name, sku) = match device {
+        Device::Cpu => ("CPU", "cpu"),
+        Device::Cuda(_) => ("CUDA GPU", "cuda"),
+        Device::Metal(_) => ("Metal GPU", "metal"),
+    };
+    Hardware { name: name.to_string(), sku: sku.to_string() }
 }
 
 /// What a person who starts the server should know.
@@ -144,7 +155,8 @@ impl Ground {
         }
         let blobs = Blobs::local(&data.blobs())?;
         let uploads = Uploads::open(store.clone(), Blobs::local(&data.uploads())?, config.file_retention).await?;
-        let catalog = Arc::new(catalog);
+        let limits = InputLimits { prompt_chars: config.max_prompt_chars, megapixel_steps: config.max_megapixel_steps };
+        let catalog = Arc::new(catalog.limited(limits));
         let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
         let options =
             WorkerOptions { drain: config.drain, run_limit: config.run_limit, batch, ..WorkerOptions::default() };

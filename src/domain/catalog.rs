@@ -1,13 +1,23 @@
-//! Which model a request means.
+//! What this process has on offer, and which model a request means.
 
-use super::{InputTable, ModelManifest, Version};
+use super::{InputLimits, InputTable, ModelManifest, Version};
 
-/// The model this process serves, and the names it answers to.
+/// The model this process serves, the names it answers to, and what it runs on.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     served: ModelManifest,
     /// Manifests of the models that it stands in for.
     stood_in: Vec<ModelManifest>,
+    hardware: Hardware,
+}
+
+/// What a model runs on, as clients are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hardware {
+    /// For people: `CPU`.
+    pub name: String,
+    /// For programs: `cpu`.
+    pub sku: String,
 }
 
 /// What a model reference in a request came out as.
@@ -27,7 +37,22 @@ impl Catalog {
     pub fn new(served: ModelManifest, known: &[ModelManifest]) -> Catalog {
         let stood_in =
             known.iter().filter(|m| m.name != served.name && served.stands_in_for.contains(&m.name)).cloned().collect();
-        Catalog { served, stood_in }
+        let hardware = Hardware { name: "CPU".to_string(), sku: "cpu".to_string() };
+        Catalog { served, stood_in, hardware }
+    }
+
+    /// The same on other hardware than a CPU.
+    pub fn on(self, hardware: Hardware) -> Catalog {
+        Catalog { hardware, ..self }
+    }
+
+    /// The same within the operator's limits.
+    pub fn limited(mut self, limits: InputLimits) -> Catalog {
+        for model in std::iter::once(&mut self.served).chain(&mut self.stood_in) {
+            let versions = model.versions.iter_mut().filter_map(|version| version.input.as_mut());
+            versions.chain([&mut model.input]).for_each(|table| table.limit(limits));
+        }
+        self
     }
 
     /// The model whose weights are loaded.
@@ -35,21 +60,31 @@ impl Catalog {
         &self.served
     }
 
+    /// Every model that requests may name; the one whose weights are loaded first.
+    pub fn models(&self) -> impl Iterator<Item = &ModelManifest> {
+        std::iter::once(&self.served).chain(&self.stood_in)
+    }
+
+    /// The model of this `owner/name`, in any case.
+    pub fn model(&self, name: &str) -> Option<&ModelManifest> {
+        self.models().find(|model| model.name.eq_ignore_ascii_case(name))
+    }
+
+    pub fn hardware(&self) -> &Hardware {
+        &self.hardware
+    }
+
     /// Finds a version by `id`, `owner/name:id` or `owner/name`.
     pub fn resolve(&self, reference: &str) -> Option<Resolved<'_>> {
         if !reference.contains('/') {
-            return self.answering().find_map(|model| self.pick(model, |v| v.id == reference));
+            return self.models().find_map(|model| self.pick(model, |v| v.id == reference));
         }
         let (name, version) = match reference.split_once(':') {
             Some((name, version)) => (name, Some(version)),
             None => (reference, None),
         };
-        let model = self.answering().find(|m| m.name.eq_ignore_ascii_case(name))?;
+        let model = self.model(name)?;
         self.pick(model, |v| version.is_none_or(|wanted| v.id == wanted))
-    }
-
-    fn answering(&self) -> impl Iterator<Item = &ModelManifest> {
-        std::iter::once(&self.served).chain(&self.stood_in)
     }
 
     fn pick<'a>(&self, model: &'a ModelManifest, wanted: impl Fn(&Version) -> bool) -> Option<Resolved<'a>> {

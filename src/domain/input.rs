@@ -1,13 +1,12 @@
 //! A prediction's `input`, typed and validated against the model's one table of bounds.
 //!
 //! Every mistake is reported at once, in the words and type codes of Replicate's validator. `null` means absent,
-//! `512.0` is an integer, unknown keys are ignored.
+//! `512.0` is an integer, unknown keys are ignored, but for `size` and `aspect_ratio` when nothing else tells the size.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::manifest::{InputTable, Integers, Names, Numbers, Sizes, Text};
-use super::{NoiseSource, Scheduler};
+use super::{InputTable, Integers, Names, NoiseSource, Numbers, Scheduler, Sides, Size, SizeWish, Sizes, Text};
 
 /// One mistake in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -78,11 +77,13 @@ impl Input {
     /// Reads `input`, or lists everything that is wrong with it.
     pub fn parse(table: &InputTable, input: &Map<String, Value>) -> Result<Input, Vec<FieldError>> {
         let mut reader = Reader { input, errors: Vec::new() };
+        let prompt = reader.text("prompt", &table.prompt).unwrap_or_default();
+        let size = reader.size(table);
         let parsed = Input {
-            prompt: reader.text("prompt", &table.prompt).unwrap_or_default(),
-            height: reader.size("height", &table.height),
-            width: reader.size("width", &table.width),
+            prompt,
             negative_prompt: reader.text("negative_prompt", &table.negative_prompt),
+            width: size.width,
+            height: size.height,
             num_outputs: reader.integer("num_outputs", &table.num_outputs),
             num_inference_steps: reader.integer("num_inference_steps", &table.num_inference_steps),
             guidance_scale: reader.number("guidance_scale", &table.guidance_scale),
@@ -90,7 +91,22 @@ impl Input {
             seed: reader.seed("seed"),
             noise: NoiseSource::default(),
         };
+        reader.errors.extend(parsed.too_costly(table));
         if reader.errors.is_empty() { Ok(parsed) } else { Err(reader.errors) }
+    }
+
+    /// The operator's limit on the work of one prediction; fields that were wrong count with their defaults.
+    fn too_costly(&self, table: &InputTable) -> Option<FieldError> {
+        let limit = table.max_megapixel_steps?;
+        let rows = u64::from(self.num_outputs) * u64::from(self.num_inference_steps);
+        let work = u64::from(self.width) * u64::from(self.height) * rows;
+        (work > limit.saturating_mul(1_000_000)).then(|| FieldError {
+            kind: "number_lte",
+            field: "input".to_string(),
+            description: format!(
+                "width x height x num_outputs x num_inference_steps must be less than or equal to {limit} million"
+            ),
+        })
     }
 
     /// Why the model refuses to draw this although each field is in bounds: Replicate's predictor fails such a
@@ -148,15 +164,42 @@ impl Reader<'_> {
         Some(text)
     }
 
-    fn size(&mut self, name: &str, rule: &Sizes) -> u32 {
+    /// The picture's size, from the keys that this version has for it or from a wish in other keys.
+    fn size(&mut self, table: &InputTable) -> Size {
+        let keys: &[&str] = if table.image_dimensions.is_some() { &["image_dimensions"] } else { &["width", "height"] };
+        if keys.iter().all(|key| self.value(key).is_none()) {
+            let wish = SizeWish::of(self.input);
+            return wish.and_then(|w| w.closest(&table.sizes(), table.default_size())).unwrap_or(table.default_size());
+        }
+        match &table.image_dimensions {
+            Some(sizes) => self.one_of_sizes("image_dimensions", sizes),
+            None => {
+                let height = self.side("height", &table.height);
+                Size { width: self.side("width", &table.width), height }
+            }
+        }
+    }
+
+    fn side(&mut self, name: &str, rule: &Sides) -> u32 {
         let Some(value) = self.value(name) else {
             return rule.default;
         };
         let allowed = rule.allowed();
         match whole(value).and_then(|n| u32::try_from(n).ok()).filter(|n| allowed.contains(n)) {
-            Some(size) => size,
+            Some(side) => side,
             None => {
                 self.wrong_choice(name, allowed.into_iter().map(Value::from).collect());
+                rule.default
+            }
+        }
+    }
+
+    fn one_of_sizes(&mut self, name: &str, rule: &Sizes) -> Size {
+        let given = self.value(name).and_then(Value::as_str);
+        match rule.values.iter().find(|size| given == Some(&size.to_string())) {
+            Some(size) => *size,
+            None => {
+                self.wrong_choice(name, rule.values.iter().map(|size| Value::from(size.to_string())).collect());
                 rule.default
             }
         }
@@ -166,10 +209,10 @@ impl Reader<'_> {
         let Some(value) = self.value(name) else {
             return rule.default;
         };
-        match value.as_str().and_then(Scheduler::from_name).filter(|s| rule.values.contains(s)) {
+        match value.as_str().and_then(|name| rule.named(name)) {
             Some(scheduler) => scheduler,
             None => {
-                self.wrong_choice(name, rule.values.iter().map(|s| Value::from(s.name())).collect());
+                self.wrong_choice(name, rule.values.iter().map(|s| Value::from(rule.spelling(*s))).collect());
                 rule.default
             }
         }
@@ -233,6 +276,7 @@ fn whole(value: &Value) -> Option<i128> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::domain::InputLimits;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -257,8 +301,52 @@ mod tests {
 
     #[test]
     fn whole_floats_are_integers_and_unknown_keys_are_ignored() {
-        let input = parse(json!({"width": 512.0, "num_inference_steps": 2e1, "seed": 7.0, "size": "1x1"})).unwrap();
+        let input = parse(json!({"width": 512.0, "num_inference_steps": 2e1, "seed": 7.0, "Size": "1x1"})).unwrap();
         assert_eq!((input.width, input.num_inference_steps, input.seed), (512, 20, Some(7)));
+    }
+
+    #[test]
+    fn a_wished_size_counts_when_nothing_else_tells_it() {
+        let size = |input| parse(input).map(|i| (i.width, i.height)).unwrap();
+        assert_eq!(size(json!({"size": "512x640", "aspect_ratio": "1:1", "width": null})), (512, 640));
+        assert_eq!(size(json!({"aspect_ratio": "16:9"})), (1024, 576));
+        assert_eq!(size(json!({"size": "512x640", "height": 256})), (768, 256));
+        assert_eq!(size(json!({"size": "large", "aspect_ratio": 1})), (768, 768));
+    }
+
+    #[test]
+    fn older_versions_have_other_keys_and_names() {
+        let table: InputTable = toml::from_str(
+            "image_dimensions = { default = '768x768', values = ['512x512', '768x768'] }
+             scheduler = { default = 'KLMS', values = ['DDIM', 'KLMS'], spelled = { KLMS = 'K-LMS' } }",
+        )
+        .unwrap();
+        let parse = |input: Value| Input::parse(&table, input.as_object().unwrap());
+        let input = parse(json!({"image_dimensions": "512x512", "scheduler": "K-LMS", "width": "ignored"})).unwrap();
+        assert_eq!((input.width, input.height, input.scheduler), (512, 512, Scheduler::Klms));
+        assert_eq!(parse(json!({})).unwrap().width, 768);
+        assert_eq!(parse(json!({"size": "500x500"})).unwrap().width, 512);
+        let wrong = json!({"image_dimensions": "64x64", "scheduler": "KLMS", "prompt_strength": "ignored"});
+        let found: Vec<String> = parse(wrong).unwrap_err().into_iter().map(|e| e.description).collect();
+        let expected = [
+            "image_dimensions must be one of the following: \"512x512\", \"768x768\"",
+            "scheduler must be one of the following: \"DDIM\", \"K-LMS\"",
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(parse(json!({"image_dimensions": 512})).unwrap_err()[0].kind, "enum");
+    }
+
+    #[test]
+    fn the_operator_limits_prompts_and_work() {
+        let mut table = InputTable::default();
+        table.limit(InputLimits { prompt_chars: Some(3), megapixel_steps: Some(30) });
+        let parse = |input: Value| Input::parse(&table, input.as_object().unwrap());
+        // 768 x 768 x 50 steps are 29.5 million.
+        assert!(parse(json!({"prompt": "äöü"})).is_ok());
+        let wrong = parse(json!({"prompt": "four", "num_outputs": 2})).unwrap_err();
+        assert_eq!((wrong[0].field.as_str(), wrong[0].kind), ("input.prompt", "string_lte"));
+        assert_eq!((wrong[1].field.as_str(), wrong[1].kind), ("input", "number_lte"));
+        assert!(wrong[1].description.ends_with("num_inference_steps must be less than or equal to 30 million"));
     }
 
     #[test]
@@ -322,6 +410,7 @@ mod tests {
             (0..20u32).prop_map(|n| Value::from(64 * n)),
             ".*".prop_map(Value::from),
             Just(Value::from("K_EULER")),
+            "[0-9]{0,11}[x:][0-9]{0,11}".prop_map(Value::from),
         ];
         leaf.prop_recursive(3, 8, 3, |inner| proptest::collection::vec(inner, 0..3).prop_map(Value::from))
     }
@@ -329,10 +418,10 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_accepted_is_in_bounds_and_nothing_panics(
-            values in proptest::collection::vec((0..10usize, any_json()), 0..10)
+            values in proptest::collection::vec((0..12usize, any_json()), 0..10)
         ) {
-            const NAMES: [&str; 10] = ["prompt", "negative_prompt", "width", "height", "num_outputs", "seed", "other",
-                "num_inference_steps", "guidance_scale", "scheduler"];
+            const NAMES: [&str; 12] = ["prompt", "negative_prompt", "width", "height", "num_outputs", "seed", "other",
+                "num_inference_steps", "guidance_scale", "scheduler", "size", "aspect_ratio"];
             let object: Map<String, Value> =
                 values.into_iter().map(|(name, value)| (NAMES[name].to_string(), value)).collect();
             let table = InputTable::default();

@@ -1,7 +1,4 @@
 //! What a model is called, where its files are and what a request may ask of it: one TOML file under `models/` each.
-//!
-//! The input table is the only place where defaults and bounds are written: validation reads it, and so does whoever
-//! describes the model to clients.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -9,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Scheduler;
+use super::{InputTable, Scheduler};
 
 /// A model that can be served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,119 +70,12 @@ pub enum Source {
 pub struct Version {
     /// The 64 hexadecimal digits that requests send.
     pub id: String,
-    /// When it was made, RFC 3339.
+    /// When it was made, RFC 3339; absent where that is not known.
     #[serde(default)]
     pub created_at: Option<String>,
     /// Its own table, when it differs from the model's; what it leaves out is as in [`InputTable::default`].
     #[serde(default)]
     pub input: Option<InputTable>,
-}
-
-/// Defaults and bounds of a text-to-image `input`. The defaults are those of
-/// `stability-ai/stable-diffusion:ac732df8…`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct InputTable {
-    pub prompt: Text,
-    pub height: Sizes,
-    pub width: Sizes,
-    pub negative_prompt: Text,
-    pub num_outputs: Integers,
-    pub num_inference_steps: Integers,
-    pub guidance_scale: Numbers,
-    pub scheduler: Names,
-    /// More pixels than this make a prediction fail, as Replicate's predictor does.
-    pub max_pixels: u32,
-}
-
-/// A string and its greatest length in characters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Text {
-    pub default: Option<String>,
-    pub max_length: usize,
-}
-
-/// A picture side in pixels: one of `values`, or of `min, min + step, …, max` when there are none.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Sizes {
-    pub default: u32,
-    pub min: u32,
-    pub max: u32,
-    pub step: u32,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub values: Vec<u32>,
-}
-
-/// A whole number from `min` to `max`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Integers {
-    pub default: u32,
-    pub min: u32,
-    pub max: u32,
-}
-
-/// A number from `min` to `max`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Numbers {
-    pub default: f64,
-    pub min: f64,
-    pub max: f64,
-}
-
-/// One scheduler out of several.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Names {
-    pub default: Scheduler,
-    pub values: Vec<Scheduler>,
-}
-
-impl Default for InputTable {
-    fn default() -> Self {
-        InputTable {
-            prompt: Text { default: Some("a vision of paradise. unreal engine".to_string()), ..Text::default() },
-            height: Sizes::default(),
-            width: Sizes::default(),
-            negative_prompt: Text::default(),
-            num_outputs: Integers { default: 1, min: 1, max: 4 },
-            num_inference_steps: Integers { default: 50, min: 1, max: 500 },
-            guidance_scale: Numbers { default: 7.5, min: 1.0, max: 20.0 },
-            scheduler: Names::default(),
-            max_pixels: 1024 * 768,
-        }
-    }
-}
-
-impl Default for Text {
-    fn default() -> Self {
-        Text { default: None, max_length: 10_000 }
-    }
-}
-
-impl Default for Sizes {
-    fn default() -> Self {
-        Sizes { default: 768, min: 64, max: 1024, step: 64, values: Vec::new() }
-    }
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        Names { default: Scheduler::DpmSolverMultistep, values: Scheduler::ALL.to_vec() }
-    }
-}
-
-impl Sizes {
-    /// Every permitted size, ascending.
-    pub fn allowed(&self) -> Vec<u32> {
-        match self.values.is_empty() {
-            true => (self.min..=self.max).step_by(self.step.max(1) as usize).collect(),
-            false => self.values.clone(),
-        }
-    }
 }
 
 /// Why a manifest is no manifest.
@@ -230,6 +120,16 @@ impl ModelManifest {
         }
     }
 
+    /// Owner and name.
+    pub fn parts(&self) -> (&str, &str) {
+        self.name.split_once('/').unwrap_or((&self.name, ""))
+    }
+
+    /// The version that `owner/name` alone means.
+    pub fn latest(&self) -> Option<&Version> {
+        self.versions.first()
+    }
+
     /// The bounds for a version of this model.
     pub fn table(&self, version: &str) -> &InputTable {
         let own = self.versions.iter().find(|v| v.id == version).and_then(|v| v.input.as_ref());
@@ -249,44 +149,12 @@ impl ModelManifest {
         if self.versions.is_empty() {
             return Some("no version is listed".to_string());
         }
+        let times = self.versions.iter().filter_map(|v| v.created_at.as_ref());
+        if let Some(wrong) = times.into_iter().find(|time| time.parse::<jiff::Timestamp>().is_err()) {
+            return Some(format!("created_at {wrong:?} is not a time like 2026-01-31T12:00:00Z"));
+        }
         let tables = self.versions.iter().filter_map(|v| v.input.as_ref()).chain([&self.input]);
         tables.filter_map(InputTable::problem).next()
-    }
-}
-
-impl InputTable {
-    /// Makes these sides the defaults, as far as they are among the sizes.
-    pub fn prefer_size(&mut self, width: u32, height: u32) {
-        for (sizes, side) in [(&mut self.width, width), (&mut self.height, height)] {
-            if sizes.allowed().contains(&side) {
-                sizes.default = side;
-            }
-        }
-    }
-
-    fn problem(&self) -> Option<String> {
-        for (name, sizes) in [("width", &self.width), ("height", &self.height)] {
-            let allowed = sizes.allowed();
-            if allowed.iter().any(|side| *side == 0 || side % 8 != 0) {
-                return Some(format!("input.{name} allows a size that is not a multiple of 8"));
-            }
-            if !allowed.contains(&sizes.default) {
-                return Some(format!("the default of input.{name} is not one of its sizes"));
-            }
-        }
-        for (name, range) in [("num_outputs", &self.num_outputs), ("num_inference_steps", &self.num_inference_steps)] {
-            if range.min == 0 || !(range.min..=range.max).contains(&range.default) {
-                return Some(format!("the default of input.{name} is outside of its bounds, or its least value is 0"));
-            }
-        }
-        let guidance = &self.guidance_scale;
-        if !(guidance.min..=guidance.max).contains(&guidance.default) {
-            return Some("the default of input.guidance_scale is outside of its bounds".to_string());
-        }
-        if !self.scheduler.values.contains(&self.scheduler.default) {
-            return Some("the default of input.scheduler is not one of its values".to_string());
-        }
-        None
     }
 }
 
@@ -328,5 +196,10 @@ mod tests {
         assert!(refusal("stability-ai/", "").contains("owner/name"));
         assert!(refusal("{ default = 512 }", "{ default = 513 }").contains("input.width"));
         assert!(refusal("aliases", "alias").contains("unknown field `alias`"));
+        assert!(refusal("input = {", "created_at = 'today'\ninput = {").contains("created_at \"today\""));
+        let sizes = "{ image_dimensions = { default = '512x512', values = ['768x768'] } }";
+        assert!(
+            refusal("{ width = { default = 512 }, height = { default = 512 } }", sizes).contains("image_dimensions")
+        );
     }
 }

@@ -94,6 +94,8 @@ pub struct Prediction {
     pub source: PredictionSource,
     /// Scheme, host and port that its creator reached the server by.
     pub origin: String,
+    /// `owner/name`, when it was created by one.
+    pub deployment: Option<String>,
     /// As sent, without defaults filled in.
     pub input: Map<String, Value>,
     pub status: Status,

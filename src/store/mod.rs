@@ -39,6 +39,8 @@ pub struct NewPrediction {
     pub id: String,
     pub model: String,
     pub version: String,
+    /// `owner/name`, when it was created by one.
+    pub deployment: Option<String>,
     /// As sent.
     pub input: Map<String, Value>,
     pub seed: u64,
@@ -244,6 +246,9 @@ pub trait Store: Send + Sync + 'static {
     async fn keep(&self, name: &str, fresh: &str) -> Result<String, StoreError>;
 
     async fn count_queued(&self) -> Result<u64, StoreError>;
+
+    /// How many predictions were ever accepted for this model, by its name as it is stored.
+    async fn count_runs(&self, model: &str) -> Result<u64, StoreError>;
 
     /// News from now on.
     fn changes(&self) -> broadcast::Receiver<Change>;

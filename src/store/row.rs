@@ -22,6 +22,7 @@ pub(super) fn prediction(row: &SqliteRow) -> Result<Prediction, StoreError> {
         version: row.try_get("version")?,
         source: PredictionSource::from_name(row.try_get("source")?).ok_or_else(|| corrupt("source"))?,
         origin: row.try_get("origin")?,
+        deployment: row.try_get("deployment")?,
         input: serde_json::from_str(row.try_get("input")?).map_err(|_| corrupt("input"))?,
         status: Status::from_name(row.try_get("status")?).ok_or_else(|| corrupt("status"))?,
         logs: row.try_get("logs")?,

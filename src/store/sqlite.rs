@@ -180,13 +180,14 @@ impl Store for SqliteStore {
                 }
                 let created = now();
                 let row = sqlx::query(
-                    "INSERT INTO predictions (id, model, version, input, seed, created_at, source, origin, webhook,
-                         webhook_events, deadline)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
+                    "INSERT INTO predictions (id, model, version, deployment, input, seed, created_at, source, origin,
+                         webhook, webhook_events, deadline)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
                 )
                 .bind(new.id)
                 .bind(new.model)
                 .bind(new.version)
+                .bind(new.deployment)
                 .bind(serde_json::Value::Object(new.input).to_string())
                 .bind(new.seed.cast_signed())
                 .bind(created)
@@ -457,6 +458,12 @@ impl Store for SqliteStore {
 
     async fn count_queued(&self) -> Result<u64, StoreError> {
         count(&mut *self.readers.acquire().await?).await
+    }
+
+    async fn count_runs(&self, model: &str) -> Result<u64, StoreError> {
+        let query = sqlx::query("SELECT count(*) FROM predictions WHERE model = ?").bind(model);
+        let row = query.fetch_one(&mut *self.readers.acquire().await?).await?;
+        Ok(row.try_get::<i64, _>(0)?.cast_unsigned())
     }
 
     fn changes(&self) -> broadcast::Receiver<Change> {

@@ -22,6 +22,7 @@ pub fn new(prompt: &str) -> NewPrediction {
         id: new_prediction_id(),
         model: "stability-ai/stable-diffusion".to_string(),
         version: "ac732df8".to_string(),
+        deployment: Some("stability-ai/stable-diffusion".to_string()),
         input: input.as_object().unwrap().clone(),
         seed: u64::MAX - 1,
         ..NewPrediction::default()
@@ -48,7 +49,10 @@ async fn what_goes_in_comes_out(store: Arc<dyn Store>) {
     let new = new("a \u{0} \u{1F980} \"quote\"");
     let inserted = store.insert(new.clone(), 10).await.unwrap();
     assert_eq!(get(&*store, &new.id).await, inserted);
+    assert_eq!(store.count_runs(&inserted.model).await.unwrap(), 1);
+    assert_eq!(store.count_runs("nobody/nothing").await.unwrap(), 0);
     assert_eq!((inserted.model, inserted.version, inserted.input), (new.model, new.version, new.input));
+    assert_eq!(inserted.deployment, new.deployment);
     assert_eq!((inserted.seed, inserted.status, inserted.logs.as_str()), (new.seed, Status::Starting, ""));
     assert_eq!((inserted.output, inserted.error, inserted.started_at, inserted.completed_at), (None, None, None, None));
     assert!(inserted.created_at.duration_until(jiff::Timestamp::now()).as_secs() < 60);
