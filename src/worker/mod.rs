@@ -174,6 +174,7 @@ impl Worker {
             // Admitted: there may be room for another one.
             Event::Started => self.hungry = true,
             Event::Step { done, total, elapsed } => running.progress(done, total, elapsed),
+            Event::Preview { .. } => {}
             Event::Picture { index, rgb } => {
                 let (folder, name) = (running.folder.clone(), format!("out-{index}.png"));
                 let (blobs, sender, job) = (self.blobs.clone(), self.sender.clone(), job.to_string());

@@ -11,6 +11,7 @@ mod golden;
 mod hub;
 mod noise;
 mod ops;
+mod previews;
 mod restart;
 mod samplers;
 mod stage;

@@ -30,6 +30,7 @@ impl Network for Squares {
         let evaluation = |step: usize| Evaluation {
             timestep: step as f32,
             input_scale: 1.0,
+            clean: (1.0, 0.0),
             keep: vec![],
             update: update.clone(),
             draws_noise: false,
@@ -57,6 +58,11 @@ impl Network for Squares {
         let bits = latents[0].to_bits().to_le_bytes();
         let colour = image::Rgb([bits[1], bits[2], bits[3]]);
         Ok(image::RgbImage::from_pixel(8 * shape.width as u32, 8 * shape.height as u32, colour))
+    }
+
+    fn preview(&self, shape: LatentShape, latents: &[f32]) -> Option<image::RgbImage> {
+        let colour = image::Rgb([(latents[0].abs() * 100.0) as u8; 3]);
+        Some(image::RgbImage::from_pixel(shape.width as u32, shape.height as u32, colour))
     }
 
     fn row_bytes(&self, _: LatentShape) -> u64 {
