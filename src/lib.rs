@@ -9,6 +9,7 @@ pub mod config;
 pub mod diffusion;
 pub mod domain;
 pub mod engine;
+pub mod live;
 pub mod ops;
 pub mod store;
 pub mod weights;

@@ -76,12 +76,12 @@ async fn create(
     let changes = state.store.changes();
     let created = state.store.insert(new, state.queue_limit).await?;
     let Some(wait) = wait else {
-        return Ok(answer(StatusCode::CREATED, PredictionView::new(created, origin), None));
+        return Ok(answer(StatusCode::CREATED, PredictionView::new(created, origin, &state.tokens), None));
     };
     let deadline = Instant::now() + wait.longest;
     let prediction = until_finished(state, created, changes, deadline).await?;
     let finished = prediction.status.is_terminal();
-    let view = PredictionView::new(prediction, origin);
+    let view = PredictionView::new(prediction, origin, &state.tokens);
     Ok(match finished {
         true => answer(StatusCode::CREATED, view, Some(wait)),
         false => answer(StatusCode::ACCEPTED, view.still_starting(), Some(wait)),
@@ -193,7 +193,7 @@ fn take_version(json: &mut Map<String, Value>, errors: &mut Vec<FieldError>) -> 
     None
 }
 
-/// The other keys that Replicate knows. Webhooks and streams are understood but not served yet.
+/// The other keys that Replicate knows. Webhooks are understood but not served yet.
 fn check_rest(json: Map<String, Value>, errors: &mut Vec<FieldError>) {
     for (key, value) in json {
         let expected = match key.as_str() {

@@ -1,23 +1,28 @@
-//! The HTTP surface (axum): routes, auth, problem+json, `Prefer: wait`. Never touches a tensor.
+//! The HTTP surface (axum): routes, auth, problem+json, `Prefer: wait`, event streams. Never touches a tensor.
 //!
-//! Owns what clients see. Writes rows and reads them; who works on them is none of its business. Webhooks, event
-//! streams, file uploads and model descriptions are not served yet.
+//! Owns what clients see. Writes rows and reads them; who works on them is none of its business. Webhooks, file uploads
+//! and model descriptions are not served yet.
 
 mod auth;
 mod create;
+mod feed;
 mod outputs;
 mod path;
 mod predictions;
+mod previews;
 mod problem;
 mod server;
+mod sse;
+mod stream;
+mod token;
 mod view;
 mod wait;
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::Uri;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -27,13 +32,16 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Keys;
+pub use feed::Feeds;
 pub use path::normalise;
 pub use server::{Limits, Server};
+pub use token::{Purpose, Tokens};
 
 use crate::blobs::Blobs;
 use crate::domain::Catalog;
 use crate::store::Store;
 use problem::Problem;
+use view::Origin;
 
 /// Bytes that a request body may have: room for pictures as data URIs.
 const BODY_LIMIT: usize = 20 * 1024 * 1024;
@@ -45,6 +53,9 @@ pub struct ApiState {
     pub blobs: Blobs,
     pub catalog: Arc<Catalog>,
     pub keys: Keys,
+    /// What listeners are told.
+    pub feeds: Feeds,
+    pub tokens: Tokens,
     /// The origin of the URLs in answers; without it, the one that the client used.
     pub public_url: Option<String>,
     /// Predictions that may wait.
@@ -59,13 +70,16 @@ pub fn router(state: ApiState) -> Router {
         .route("/predictions", get(predictions::list).post(create::by_version))
         .route("/predictions/{id}", get(predictions::get))
         .route("/predictions/{id}/cancel", post(predictions::cancel))
+        .route("/predictions/{id}/previews", get(previews::by_id))
         .route("/models/{owner}/{name}/predictions", post(create::by_model))
         .route("/p/{id}", get(predictions::get))
         .route_layer(from_fn_with_state(state.clone(), auth::require));
     let public = Router::new()
         .route("/", get(index))
         .route("/health-check", get(health_check))
-        .route("/outputs/{folder}/{name}", get(outputs::get));
+        .route("/outputs/{folder}/{name}", get(outputs::get))
+        .route("/files/{name}", get(file_or_stream))
+        .route("/previews/{token}", get(previews::by_token));
     private
         .merge(public)
         .fallback(async || Problem::not_found())
@@ -92,6 +106,19 @@ fn with_normal_path(mut request: Request) -> Request {
         }
     }
     request
+}
+
+/// `GET /files/{name}`: a prediction's stream, for whoever knows its token. There are no files yet.
+async fn file_or_stream(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    origin: Origin,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    match state.tokens.prediction(Purpose::Stream, &name) {
+        Some(id) => stream::get(&state, id, origin, &headers).await,
+        None => Err(Problem::not_found()),
+    }
 }
 
 async fn index(State(state): State<ApiState>) -> Json<Value> {

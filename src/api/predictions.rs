@@ -23,7 +23,7 @@ pub async fn get(
     origin: Origin,
 ) -> Result<Json<PredictionView>, Problem> {
     let prediction = state.store.get(&id).await?.ok_or_else(Problem::not_found)?;
-    Ok(Json(PredictionView::new(prediction, &origin)))
+    Ok(Json(PredictionView::new(prediction, &origin, &state.tokens)))
 }
 
 /// `POST /predictions/{id}/cancel`
@@ -35,7 +35,7 @@ pub async fn cancel(
     let changes = state.store.changes();
     let prediction = state.store.request_cancel(&id).await?.ok_or_else(Problem::not_found)?;
     let prediction = until_finished(&state, prediction, changes, Instant::now() + CANCEL_WAIT).await?;
-    Ok(Json(PredictionView::new(prediction, &origin)))
+    Ok(Json(PredictionView::new(prediction, &origin, &state.tokens)))
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +65,6 @@ pub async fn list(
     Ok(Json(PageView {
         next: page.next.map(url),
         previous: page.previous.map(url),
-        results: page.predictions.into_iter().map(|p| PredictionView::new(p, &origin)).collect(),
+        results: page.predictions.into_iter().map(|p| PredictionView::new(p, &origin, &state.tokens)).collect(),
     }))
 }

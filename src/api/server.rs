@@ -109,15 +109,14 @@ async fn accept(
     Ok((stream, slot))
 }
 
-/// Routes one request and says in the log what became of it. Headers are not logged: they hold keys; nor are the
-/// paths of outputs, which are the right to read them.
+/// Routes one request and says in the log what became of it. Headers are not logged: they hold keys; nor are paths
+/// that are themselves the right to read what is there.
 async fn answer(router: Router, request: Request<Incoming>) -> axum::response::Response {
     let request = with_normal_path(request.map(Body::new));
     let method = request.method().clone();
-    let path = match request.uri().path() {
-        path if path.starts_with("/outputs/") => "/outputs/…".to_string(),
-        path => path.to_string(),
-    };
+    let path = request.uri().path();
+    let secret = ["/outputs/", "/files/", "/previews/"].into_iter().find(|folder| path.starts_with(folder));
+    let path = secret.map_or_else(|| path.to_string(), |folder| format!("{folder}…"));
     let start = std::time::Instant::now();
     let Ok(response) = router.oneshot(request).await;
     tracing::debug!("{method} {path} {} in {:.1?}", response.status().as_u16(), start.elapsed());

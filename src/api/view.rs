@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::ApiState;
 use super::problem::Problem;
+use super::token::{Purpose, Tokens};
 use crate::domain::{Metrics, Prediction, Status};
 
 /// Scheme, host and port that this client reaches us by, without a slash at the end.
@@ -16,9 +17,19 @@ use crate::domain::{Metrics, Prediction, Status};
 pub struct Origin(String);
 
 impl Origin {
+    #[cfg(test)]
+    pub fn new(origin: &str) -> Origin {
+        Origin(origin.to_string())
+    }
+
     /// `path` begins with a slash.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.0)
+    }
+
+    /// The address of a picture, from its blob path.
+    pub fn output(&self, path: &str) -> String {
+        self.url(&format!("/outputs/{path}"))
     }
 }
 
@@ -73,16 +84,24 @@ pub struct PredictionView {
 struct Urls {
     cancel: String,
     get: String,
+    stream: String,
     web: String,
 }
 
 impl PredictionView {
-    pub fn new(prediction: Prediction, origin: &Origin) -> PredictionView {
+    pub fn new(prediction: Prediction, origin: &Origin, tokens: &Tokens) -> PredictionView {
         let get = origin.url(&format!("/v1/predictions/{}", prediction.id));
-        let outputs = |paths: Vec<String>| paths.iter().map(|path| origin.url(&format!("/outputs/{path}"))).collect();
+        // The JavaScript client makes file objects of outputs only when the path begins with /v1/files/.
+        let stream = origin.url(&format!("/v1/files/{}", tokens.token(Purpose::Stream, &prediction.id)));
+        let outputs = |paths: Vec<String>| paths.iter().map(|path| origin.output(path)).collect();
         PredictionView {
             metrics: prediction.metrics(),
-            urls: Urls { cancel: format!("{get}/cancel"), web: origin.url(&format!("/p/{}", prediction.id)), get },
+            urls: Urls {
+                cancel: format!("{get}/cancel"),
+                web: origin.url(&format!("/p/{}", prediction.id)),
+                stream,
+                get,
+            },
             model: prediction.model,
             version: prediction.version,
             input: prediction.input,

@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::device::DeviceArgs;
 use super::model::{self, Loaded};
-use crate::api::{self, ApiState, Keys, Limits, Server};
+use crate::api::{self, ApiState, Feeds, Keys, Limits, Server, Tokens};
 use crate::blobs::Blobs;
 use crate::config::{Config, ServeArgs};
 use crate::domain::{Catalog, ModelManifest, Source};
 use crate::engine::{EngineHandle, EngineOptions};
+use crate::live::Live;
 use crate::store::{DataDir, SqliteStore, Store};
 use crate::weights::manifests;
 use crate::worker::{Worker, WorkerError, WorkerOptions};
@@ -50,6 +51,9 @@ async fn serve(config: &Config) -> Result<()> {
     let (width, height) = loaded.default_size();
     if let Source::Directory { .. } = loaded.manifest.source {
         loaded.manifest.input.prefer_size(width as u32, height as u32);
+    }
+    if let Err(error) = loaded.model.learn_previews() {
+        loaded.opened.notes.push(format!("there will be no live previews: {error}"));
     }
     let about = describe(config, &loaded);
     let catalog = Catalog::new(loaded.manifest.clone(), &manifests::known()?);
@@ -137,8 +141,11 @@ impl Ground {
         let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
         let options = WorkerOptions { drain: config.drain, batch, ..WorkerOptions::default() };
         let shared: Arc<dyn Store> = store.clone();
-        let worker = Worker::new(shared.clone(), blobs.clone(), catalog.clone(), engine, options);
+        let live = Live::default();
+        let worker = Worker::new(shared.clone(), blobs.clone(), catalog.clone(), engine, live.clone(), options);
         let router = api::router(ApiState {
+            feeds: Feeds::new(shared.clone(), live, closing.clone()),
+            tokens: Tokens::new(&data.secret()?),
             store: shared,
             blobs,
             catalog,

@@ -12,10 +12,10 @@ use crate::stage::request;
 const LONG: u32 = 500;
 
 /// A `stablehand serve` with the built-in model; killed when dropped.
-struct Program {
-    child: Child,
-    url: String,
-    client: reqwest::Client,
+pub struct Program {
+    pub child: Child,
+    pub url: String,
+    pub client: reqwest::Client,
 }
 
 impl Drop for Program {
@@ -35,7 +35,7 @@ fn command(folder: &Path, flags: &[&str]) -> Command {
 }
 
 impl Program {
-    async fn start(folder: &Path, flags: &[&str]) -> Program {
+    pub async fn start(folder: &Path, flags: &[&str]) -> Program {
         // What a killed one left behind.
         let _ = std::fs::remove_file(folder.join("address"));
         let child = command(folder, flags).stdout(Stdio::null()).spawn().unwrap();
