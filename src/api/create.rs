@@ -101,14 +101,14 @@ fn answer(status: StatusCode, view: PredictionView, wait: Option<Wait>) -> Respo
 }
 
 /// 16 random bits, as Replicate's predictor draws them.
-fn random_seed() -> Result<u64, Problem> {
+pub fn random_seed() -> Result<u64, Problem> {
     let mut bytes = [0u8; 2];
     getrandom::fill(&mut bytes).map_err(Problem::internal)?;
     Ok(u16::from_le_bytes(bytes).into())
 }
 
 /// The bytes of a request, which must arrive in time.
-pub struct RawBody(Bytes);
+pub struct RawBody(pub Bytes);
 
 impl FromRequest<ApiState> for RawBody {
     type Rejection = Response;

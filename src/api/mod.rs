@@ -6,6 +6,7 @@
 mod auth;
 mod create;
 mod feed;
+mod images;
 mod outputs;
 mod path;
 mod predictions;
@@ -33,6 +34,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Keys;
 pub use feed::Feeds;
+pub use images::with_openai_models;
 pub use path::normalise;
 pub use server::{Limits, Server};
 pub use token::{Purpose, Tokens};
@@ -73,6 +75,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/predictions/{id}/previews", get(previews::by_id))
         .route("/models/{owner}/{name}/predictions", post(create::by_model))
         .route("/p/{id}", get(predictions::get))
+        .route("/images/generations", post(images::generate))
         .route_layer(from_fn_with_state(state.clone(), auth::require));
     let public = Router::new()
         .route("/", get(index))
@@ -87,6 +90,7 @@ pub fn router(state: ApiState) -> Router {
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(from_fn(problem::explain_refusals))
         .layer(CatchPanicLayer::custom(Problem::of_panic))
+        .layer(from_fn(images::answer_in_openai_words))
         .with_state(state)
 }
 

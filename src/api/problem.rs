@@ -16,8 +16,8 @@ use crate::store::StoreError;
 /// Seconds after which a full queue may have room.
 const RETRY_AFTER: u32 = 10;
 
-/// An error answer.
-#[derive(Debug, Serialize)]
+/// An error answer. As a response it is also among the extensions, for whoever must say it in other words.
+#[derive(Debug, Clone, Serialize)]
 pub struct Problem {
     title: &'static str,
     detail: String,
@@ -52,6 +52,14 @@ impl Problem {
             "Invalid version or not permitted",
             "The specified version does not exist (or perhaps you don't have permission to use it?)",
         )
+    }
+
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// All mistakes of a request at once.
@@ -119,9 +127,10 @@ impl From<BlobError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.status();
         let retry_after = self.retry_after;
-        let mut response = (status, Json(self)).into_response();
+        let mut response = (status, Json(&self)).into_response();
+        response.extensions_mut().insert(self);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = retry_after {

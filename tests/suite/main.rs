@@ -9,6 +9,7 @@ mod full_size;
 mod generate;
 mod golden;
 mod hub;
+mod images;
 mod listeners;
 mod noise;
 mod ops;
