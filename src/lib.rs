@@ -10,6 +10,7 @@ pub mod diffusion;
 pub mod domain;
 pub mod engine;
 pub mod fetch;
+pub mod live;
 pub mod ops;
 pub mod store;
 pub mod uploads;

@@ -96,7 +96,7 @@ async fn create(
     let changes = state.store.changes();
     let created = state.store.insert(new, state.queue_limit).await?;
     let Some(wait) = wait else {
-        return Ok(answer(StatusCode::CREATED, PredictionView::new(created, origin), None));
+        return Ok(answer(StatusCode::CREATED, PredictionView::new(created, origin, &state.tokens), None));
     };
     let deadline = begun + wait.longest;
     let prediction = until_finished(state, created, changes, deadline).await?;
@@ -148,7 +148,7 @@ fn source(headers: &HeaderMap) -> PredictionSource {
 }
 
 /// 16 random bits, as Replicate's predictor draws them.
-fn random_seed() -> Result<u64, Problem> {
+pub fn random_seed() -> Result<u64, Problem> {
     let mut bytes = [0u8; 2];
     getrandom::fill(&mut bytes).map_err(Problem::internal)?;
     Ok(u16::from_le_bytes(bytes).into())

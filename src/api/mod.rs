@@ -1,4 +1,4 @@
-//! The HTTP surface (axum): routes, auth, problem+json, `Prefer: wait`. Never touches a tensor.
+//! The HTTP surface (axum): routes, auth, problem+json, `Prefer: wait`, event streams. Never touches a tensor.
 //!
 //! Owns what clients see, the bodies of webhooks included. Writes rows and reads them; who works on them, and who sends
 //! webhooks, is none of its business.
@@ -7,26 +7,32 @@ mod auth;
 mod cancel_after;
 mod cors;
 mod create;
+mod feed;
 mod files;
+mod images;
 mod models;
 mod openapi;
 mod origin;
 mod outputs;
 mod path;
 mod predictions;
+mod previews;
 mod problem;
 mod rate_limit;
 mod server;
+mod sse;
 mod stored;
+mod stream;
+mod token;
 mod view;
 mod wait;
 mod webhooks;
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::Uri;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -37,10 +43,12 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Keys;
+pub use feed::Feeds;
 pub use origin::OutputUrls;
 pub use path::normalise;
 pub use rate_limit::RateLimits;
 pub use server::{Limits, Server};
+pub use token::Tokens;
 pub use webhooks::webhook_body;
 
 use crate::blobs::Blobs;
@@ -49,6 +57,7 @@ use crate::fetch::Fetcher;
 use crate::store::Store;
 use crate::uploads::Uploads;
 use problem::Problem;
+use view::Origin;
 
 /// Bytes that a request body may have: room for pictures as data URIs.
 const BODY_LIMIT: usize = 20 * 1024 * 1024;
@@ -66,6 +75,9 @@ pub struct ApiState {
     /// For receivers of webhooks, who check signatures.
     pub webhook_secret: String,
     pub rate_limits: RateLimits,
+    /// What listeners are told.
+    pub feeds: Feeds,
+    pub tokens: Tokens,
     /// The origin of the URLs in answers; without it, the one that the client used.
     pub public_url: Option<String>,
     /// Peers that may say which origin that was.
@@ -83,10 +95,12 @@ pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
         .route("/predictions", get(predictions::list).post(create::by_version))
         .route("/predictions/{id}", get(predictions::get))
         .route("/predictions/{id}/cancel", post(predictions::cancel))
+        .route("/predictions/{id}/previews", get(previews::by_id))
         .route("/models/{owner}/{name}/predictions", post(create::by_model))
         .route("/webhooks/default/secret", get(webhooks::secret))
         .route("/files", get(files::list).post(files::create).layer(DefaultBodyLimit::max(files::BODY_LIMIT)))
         .route("/files/{id}", get(files::get).delete(files::delete))
+        .route("/images/generations", post(images::generate))
         .merge(models::routes())
         .route_layer(from_fn_with_state(state.clone(), rate_limit::meter))
         .route_layer(from_fn_with_state(state.clone(), auth::require))
@@ -95,6 +109,8 @@ pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
         .route("/health-check", get(health_check))
         .route("/outputs/{folder}/{name}", get(outputs::get))
         .route("/files/{id}/download", get(files::download))
+        .route("/streams/{token}", get(stream::get))
+        .route("/previews/{token}", get(previews::by_token))
         .route("/openapi.json", get(openapi::document))
         .route("/docs", get(openapi::page::reference))
         .route_layer(cors::public());
@@ -106,6 +122,7 @@ pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(from_fn(problem::explain_refusals))
         .layer(CatchPanicLayer::custom(Problem::of_panic))
+        .layer(from_fn(images::answer_in_openai_words))
         .with_state(state)
 }
 

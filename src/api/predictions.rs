@@ -116,6 +116,6 @@ pub async fn list(
     Ok(Json(PageView {
         next: page.next.map(url),
         previous: page.previous.map(url),
-        results: page.predictions.into_iter().map(|p| PredictionView::new(p, &origin)).collect(),
+        results: page.predictions.into_iter().map(|p| PredictionView::new(p, &origin, &state.tokens)).collect(),
     }))
 }

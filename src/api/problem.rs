@@ -19,8 +19,8 @@ const RETRY_AFTER: u32 = 10;
 /// Refusals that may not last.
 const PASSING: [StatusCode; 3] = [StatusCode::REQUEST_TIMEOUT, StatusCode::CONFLICT, StatusCode::TOO_MANY_REQUESTS];
 
-/// An error answer.
-#[derive(Debug, Serialize)]
+/// An error answer. As a response it is also among the extensions, for whoever must say it in other words.
+#[derive(Debug, Clone, Serialize)]
 pub struct Problem {
     title: &'static str,
     detail: String,
@@ -62,6 +62,14 @@ impl Problem {
         let detail = format!("Request was throttled. Your rate limit resets in ~{seconds}s.");
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "Too many requests", detail);
         Problem { retry_after: Some(seconds), ..problem }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// All mistakes of a request at once.
@@ -131,9 +139,10 @@ impl From<BlobError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.status();
         let retry_after = self.retry_after;
-        let mut response = (status, Json(self)).into_response();
+        let mut response = (status, Json(&self)).into_response();
+        response.extensions_mut().insert(self);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = retry_after {

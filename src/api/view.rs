@@ -7,6 +7,7 @@ use super::ApiState;
 pub use super::origin::Origin;
 use super::outputs;
 use super::problem::Problem;
+use super::token::{Purpose, Tokens};
 use crate::domain::{Metrics, Prediction, PredictionSource, Status, WebhookEvent};
 
 /// The JSON of a prediction.
@@ -45,6 +46,7 @@ pub struct PredictionView {
 struct Urls {
     cancel: String,
     get: String,
+    stream: String,
     web: String,
 }
 
@@ -52,7 +54,7 @@ impl PredictionView {
     /// What the client gets that made the prediction or asks for this one: outputs as data URIs if it needs them so.
     pub async fn of(state: &ApiState, prediction: Prediction, origin: &Origin) -> Result<PredictionView, Problem> {
         let paths = prediction.output.clone().filter(|_| origin.inline_outputs()).unwrap_or_default();
-        let mut view = PredictionView::new(prediction, origin);
+        let mut view = PredictionView::new(prediction, origin, &state.tokens);
         for (output, path) in view.output.iter_mut().flatten().zip(&paths) {
             if let Some(data) = outputs::data_uri(&state.blobs, path).await? {
                 *output = data;
@@ -63,14 +65,21 @@ impl PredictionView {
 
     /// With outputs as URLs for everyone. Lists have these: a page of a hundred predictions with data URIs could weigh a
     /// gigabyte, and `run()`, for which they are made, reads only the answers to its create and get calls.
-    pub fn new(prediction: Prediction, origin: &Origin) -> PredictionView {
+    pub fn new(prediction: Prediction, origin: &Origin, tokens: &Tokens) -> PredictionView {
         let get = origin.url(&format!("/v1/predictions/{}", prediction.id));
+        // The JavaScript client makes file objects of outputs only when the path begins with /v1/files/.
+        let stream = origin.url(&format!("/v1/files/{}", tokens.token(Purpose::Stream, &prediction.id)));
         let metrics = prediction.metrics();
         let (webhook, webhook_events_filter) = prediction.webhook.map(|w| (w.url, w.events_filter)).unzip();
         let outputs = |paths: Vec<String>| paths.iter().map(|path| origin.output(path)).collect();
         PredictionView {
             metrics,
-            urls: Urls { cancel: format!("{get}/cancel"), web: origin.url(&format!("/p/{}", prediction.id)), get },
+            urls: Urls {
+                cancel: format!("{get}/cancel"),
+                web: origin.url(&format!("/p/{}", prediction.id)),
+                stream,
+                get,
+            },
             model: prediction.model,
             version: prediction.version,
             input: prediction.input,

@@ -34,7 +34,7 @@ pub async fn until_finished(
 }
 
 /// Returns at the news that this prediction ended, or that news was lost.
-async fn finished(changes: &mut broadcast::Receiver<Change>, id: &str) {
+pub async fn finished(changes: &mut broadcast::Receiver<Change>, id: &str) {
     loop {
         match changes.recv().await {
             Ok(Change::Finished(ended)) if ended == id => return,

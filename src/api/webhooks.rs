@@ -5,6 +5,7 @@ use axum::extract::State;
 use serde_json::{Map, Value, json};
 
 use super::ApiState;
+use super::token::Tokens;
 use super::view::{Origin, PredictionView};
 use crate::domain::{FieldError, Prediction, Webhook, WebhookEvent};
 use crate::fetch::Fetcher;
@@ -18,9 +19,13 @@ pub async fn secret(State(state): State<ApiState>) -> Json<Value> {
 }
 
 /// The body of a webhook: what `GET` would answer to whoever created the prediction.
-pub fn webhook_body(prediction: Prediction, public_url: Option<&str>) -> Result<Vec<u8>, serde_json::Error> {
+pub fn webhook_body(
+    prediction: Prediction,
+    public_url: Option<&str>,
+    tokens: &Tokens,
+) -> Result<Vec<u8>, serde_json::Error> {
     let origin = Origin::new(public_url.unwrap_or(&prediction.origin));
-    serde_json::to_vec(&PredictionView::new(prediction, &origin))
+    serde_json::to_vec(&PredictionView::new(prediction, &origin, tokens))
 }
 
 /// Takes the keys about webhooks out of a request body. `webhook_completed` is an old way to ask for the end only;

@@ -86,6 +86,7 @@ impl GenerateArgs {
         for event in events {
             match event {
                 Event::Started => bar.set_position(0),
+                Event::Preview { .. } => {}
                 Event::Step { done, .. } => bar.set_position(done as u64),
                 Event::Picture { index, rgb } => {
                     let path = self.out_dir.join(format!("out-{index}.png"));

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use super::access::Access;
 use super::device::DeviceArgs;
 use super::model::{self, Loaded};
-use crate::api::{self, ApiState, Keys, Limits, RateLimits, Server};
+use crate::api::{self, ApiState, Feeds, Keys, Limits, RateLimits, Server, Tokens};
 use crate::blobs::Blobs;
 use crate::config::{Config, OutputUrls, ServeArgs};
 use crate::domain::{Catalog, Hardware, InputLimits, ModelManifest, Source};
 use crate::engine::{EngineHandle, EngineOptions};
 use crate::fetch::Fetcher;
+use crate::live::Live;
 use crate::store::{DataDir, SqliteStore, Store};
 use crate::uploads::Uploads;
 use crate::web;
@@ -59,6 +60,9 @@ async fn serve(config: &Config) -> Result<()> {
     let (width, height) = loaded.default_size();
     if let Source::Directory { .. } = loaded.manifest.source {
         loaded.manifest.input.prefer_size(width as u32, height as u32);
+    }
+    if let Err(error) = loaded.model.learn_previews() {
+        loaded.opened.notes.push(format!("there will be no live previews: {error}"));
     }
     let about = describe(config, &loaded, &ground.access);
     let catalog = Catalog::new(loaded.manifest.clone(), &manifests::known()?).on(hardware(&loaded.opened.device));
@@ -161,14 +165,18 @@ impl Ground {
         let options =
             WorkerOptions { drain: config.drain, run_limit: config.run_limit, batch, ..WorkerOptions::default() };
         let shared: Arc<dyn Store> = store.clone();
-        let worker = Worker::new(shared.clone(), blobs.clone(), catalog.clone(), engine, options);
+        let live = Live::default();
+        let worker = Worker::new(shared.clone(), blobs.clone(), catalog.clone(), engine, live.clone(), options);
         let pages = web::routes(api::about(&catalog));
         let keeper = Keeper::new(shared.clone(), blobs.clone(), config.retention);
         let fetcher = Fetcher::new(config.allow_private_network);
         let secret = Secret::parse(&store.keep(WEBHOOK_SECRET, Secret::fresh()?.text()).await?)?;
         let webhook_secret = secret.text().to_string();
-        let webhooks = webhooks(config, shared.clone(), fetcher.clone(), secret);
+        let tokens = Tokens::new(&data.secret()?);
+        let webhooks = webhooks(config, shared.clone(), fetcher.clone(), secret, tokens.clone());
         let state = ApiState {
+            feeds: Feeds::new(shared.clone(), live, closing.clone()),
+            tokens,
             store: shared,
             blobs,
             catalog,
@@ -243,9 +251,9 @@ impl Serving {
 }
 
 /// Webhooks show what the API shows; the two rooms do not know each other.
-fn webhooks(config: &Config, store: Arc<dyn Store>, fetcher: Fetcher, secret: Secret) -> Webhooks {
+fn webhooks(config: &Config, store: Arc<dyn Store>, fetcher: Fetcher, secret: Secret, tokens: Tokens) -> Webhooks {
     let public_url = config.public_url.clone();
-    let render: Render = Arc::new(move |prediction| api::webhook_body(prediction, public_url.as_deref()));
+    let render: Render = Arc::new(move |prediction| api::webhook_body(prediction, public_url.as_deref(), &tokens));
     let options = WebhookOptions { retry_for: config.webhook_retry, ..WebhookOptions::default() };
     Webhooks::new(store, fetcher, secret, render, options)
 }

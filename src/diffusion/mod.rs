@@ -3,6 +3,7 @@
 pub mod guidance;
 pub mod model;
 pub mod noise;
+pub mod preview;
 pub mod sampler;
 pub mod text;
 pub mod unet;

@@ -5,18 +5,29 @@ use std::time::Duration;
 /// Where a job's events go. Called on the engine's thread: it must not block.
 pub type EventSink = Box<dyn FnMut(Event) + Send>;
 
+/// Whether somebody looks at a job's previews. Asked on the engine's thread after each step.
+pub type Watched = Box<dyn Fn() -> bool + Send>;
+
 /// A job's way to be heard. Whatever happens, exactly one last event goes out: dropped early, it says that the engine
 /// has stopped.
-pub(super) struct Events(Option<EventSink>);
+pub(super) struct Events {
+    sink: Option<EventSink>,
+    watched: Watched,
+}
 
 impl Events {
-    pub fn new(sink: EventSink) -> Self {
-        Events(Some(sink))
+    pub fn new(sink: EventSink, watched: Watched) -> Self {
+        Events { sink: Some(sink), watched }
+    }
+
+    /// Whether previews are wanted now.
+    pub fn watched(&self) -> bool {
+        (self.watched)()
     }
 
     pub fn tell(&mut self, event: Event) {
         let last = event.is_last();
-        if let Some(sink) = &mut self.0 {
+        if let Some(sink) = &mut self.sink {
             sink(event);
         }
         if last {
@@ -26,7 +37,7 @@ impl Events {
 
     /// Says nothing more.
     pub fn silence(&mut self) {
-        self.0 = None;
+        self.sink = None;
     }
 }
 
@@ -46,6 +57,13 @@ pub enum Event {
         done: usize,
         total: usize,
         elapsed: Duration,
+    },
+    /// What the pictures will roughly be, a few pixels each, after `done` of `total` steps. Only for jobs that are
+    /// watched, and not after every step.
+    Preview {
+        done: usize,
+        total: usize,
+        pictures: Vec<image::RgbImage>,
     },
     /// Output `index` of `num_outputs`, in order.
     Picture {

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use event::Events;
-pub use event::{Disposition, Event, EventSink, Failure};
+pub use event::{Disposition, Event, EventSink, Failure, Watched};
 pub use job::Job;
 pub use network::{Fault, LatentShape, Network, PromptRequest, Row};
 
@@ -80,8 +80,18 @@ impl EngineHandle {
     /// Hands over a job. Its events come in the order `Started`, `Step`…, `Picture`…, then exactly one of `Finished`,
     /// `Failed` and `Canceled`; a job that never started has only the last.
     pub fn submit(&self, job: Job, events: impl FnMut(Event) + Send + 'static) -> Result<(), SubmitError> {
+        self.submit_watched(job, || false, events)
+    }
+
+    /// The same, with a `Preview` now and then among the steps while `watched` says that somebody wants them.
+    pub fn submit_watched(
+        &self,
+        job: Job,
+        watched: impl Fn() -> bool + Send + 'static,
+        events: impl FnMut(Event) + Send + 'static,
+    ) -> Result<(), SubmitError> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let events = Events::new(Box::new(events));
+        let events = Events::new(Box::new(events), Box::new(watched));
         self.commands.send(Command::Submit(Box::new(job), events)).map_err(|refused| {
             if let Command::Submit(_, mut events) = refused.0 {
                 events.silence();

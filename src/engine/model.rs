@@ -58,6 +58,10 @@ impl Network for Model {
         Ok(Model::decode(self, size(shape), latents)?)
     }
 
+    fn preview(&self, shape: LatentShape, latents: &[f32]) -> Option<image::RgbImage> {
+        Model::preview(self, size(shape), latents)
+    }
+
     fn row_bytes(&self, shape: LatentShape) -> u64 {
         self.memory().unet_row(shape.height, shape.width)
     }

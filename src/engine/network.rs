@@ -73,6 +73,11 @@ pub trait Network: Send + 'static {
     /// One picture from finished latents `[C, H, W]`.
     fn decode(&mut self, shape: LatentShape, latents: &[f32]) -> Result<image::RgbImage, Fault>;
 
+    /// A rough, cheap picture of latents `[C, H, W]`, of any size; `None` when there are no previews.
+    fn preview(&self, _shape: LatentShape, _latents: &[f32]) -> Option<image::RgbImage> {
+        None
+    }
+
     /// Bytes that one UNet row of this shape needs during a call.
     fn row_bytes(&self, shape: LatentShape) -> u64;
 

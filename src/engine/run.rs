@@ -212,7 +212,7 @@ impl<N: Network> Run<N> {
         for key in &batch.jobs {
             let Some(running) = self.running.get_mut(key) else { continue };
             let output: Vec<f32> = outputs.by_ref().take(running.job.num_outputs).flatten().collect();
-            running.advance(&output);
+            running.advance(&self.network, &output);
             if running.is_drawn() {
                 self.rota.leave(*key);
                 self.drawn.push_back(*key);

@@ -1,6 +1,6 @@
 //! One running job: its latents, the values its sampler remembers, and where it is in its plan.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::event::{Event, Events, Failure};
 use super::job::Job;
@@ -8,6 +8,9 @@ use super::memory::Need;
 use super::network::{Fault, LatentShape, Network, PromptRequest, Row};
 use crate::diffusion::noise::NoiseStream;
 use crate::diffusion::sampler::{Evaluation, Plan};
+
+/// Between two previews of a job.
+const PREVIEW_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A job that takes part in network calls. All its pictures are at the same evaluation.
 pub struct Running<P> {
@@ -25,6 +28,7 @@ pub struct Running<P> {
     steps_done: usize,
     pictures_done: usize,
     started: Instant,
+    previewed: Option<Instant>,
     events: Events,
 }
 
@@ -94,6 +98,7 @@ impl Prepared {
             steps_done: 0,
             pictures_done: 0,
             started: Instant::now(),
+            previewed: None,
             events: self.events,
         };
         running.scale();
@@ -126,9 +131,11 @@ impl<P> Running<P> {
         self.scaled.chunks_exact(self.shape.count()).map(move |sample| Row { sample, timestep, prompt: &self.prompt })
     }
 
-    /// Carries out the evaluation with the model's outputs `[num_outputs, C, H, W]`.
-    pub fn advance(&mut self, output: &[f32]) {
+    /// Carries out the evaluation with the model's outputs `[num_outputs, C, H, W]`. The network is asked for previews
+    /// only; they see what the model takes the finished latents to be and change nothing.
+    pub fn advance<N: Network>(&mut self, network: &N, output: &[f32]) {
         let Some(evaluation) = self.plan.evaluations.get(self.evaluation) else { return };
+        let clean = self.preview_is_due(evaluation).then(|| evaluation.predict_clean(&self.scaled, output));
         let noise = evaluation.draws_noise.then(|| self.noise.draw(self.latents.len()));
         evaluation.apply(&mut self.latents, output, &mut self.slots, noise.as_deref());
         let advances = evaluation.advances;
@@ -138,6 +145,24 @@ impl<P> Running<P> {
             self.steps_done += 1;
             let total = self.job.num_inference_steps;
             self.events.tell(Event::Step { done: self.steps_done, total, elapsed: self.started.elapsed() });
+        }
+        if let Some(clean) = clean {
+            self.preview(network, &clean);
+        }
+    }
+
+    fn preview_is_due(&self, evaluation: &Evaluation) -> bool {
+        let rested = self.previewed.is_none_or(|last| last.elapsed() >= PREVIEW_INTERVAL);
+        evaluation.advances && rested && self.events.watched()
+    }
+
+    fn preview<N: Network>(&mut self, network: &N, clean: &[f32]) {
+        self.previewed = Some(Instant::now());
+        let each = clean.chunks_exact(self.shape.count());
+        let pictures = guarded(|| Ok(each.map(|latents| network.preview(self.shape, latents)).collect()));
+        if let Ok(Some(pictures)) = pictures {
+            let (done, total) = (self.steps_done, self.job.num_inference_steps);
+            self.events.tell(Event::Preview { done, total, pictures });
         }
     }
 

@@ -1,10 +1,14 @@
 //! From a claimed prediction to a job of the engine, and what is known of it while it runs.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::domain::{Catalog, Input, Source};
 use crate::engine::Job;
+use crate::live::Show;
 use crate::store::{Claimed, Lease, Outcome};
 
 use super::tqdm;
@@ -36,11 +40,15 @@ pub struct Running {
     pub drawn: bool,
     /// Set once it is to leave.
     pub settlement: Option<Settlement>,
+    /// Where it can be seen while it runs.
+    pub show: Show,
+    /// Held by the one preview that is being encoded: those that come meanwhile are dropped.
+    pub encoder: Arc<Semaphore>,
     last_line: Option<Duration>,
 }
 
 impl Running {
-    pub fn new(claimed: &Claimed, num_outputs: usize) -> Result<Running, BlobError> {
+    pub fn new(claimed: &Claimed, num_outputs: usize, show: Show) -> Result<Running, BlobError> {
         Ok(Running {
             lease: claimed.lease.clone(),
             begun: Instant::now(),
@@ -49,6 +57,8 @@ impl Running {
             paths: vec![None; num_outputs],
             drawn: false,
             settlement: None,
+            show,
+            encoder: Arc::new(Semaphore::new(1)),
             last_line: None,
         })
     }
@@ -66,6 +76,7 @@ impl Running {
     /// Records a durable picture.
     pub fn stored(&mut self, index: usize, path: String) {
         if let Some(slot) = self.paths.get_mut(index) {
+            self.show.stored(index, path.clone());
             *slot = Some(path);
         }
         self.settle_if_complete();

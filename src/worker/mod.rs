@@ -7,6 +7,7 @@
 mod job;
 mod keeper;
 mod png;
+mod preview;
 mod tqdm;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blobs::Blobs;
 use crate::domain::Catalog;
 use crate::engine::{Disposition, EngineHandle, Event};
+use crate::live::Live;
 use crate::store::{Change, Claimed, Lease, Outcome, Renewal, Store, StoreError};
 use job::{Running, Settlement, job_id, prepare};
 
@@ -82,6 +84,7 @@ pub struct Worker {
     blobs: Blobs,
     catalog: Arc<Catalog>,
     engine: EngineHandle,
+    live: Live,
     options: WorkerOptions,
     jobs: HashMap<String, Running>,
     sender: UnboundedSender<Message>,
@@ -97,6 +100,7 @@ impl Worker {
         blobs: Blobs,
         catalog: Arc<Catalog>,
         engine: EngineHandle,
+        live: Live,
         options: WorkerOptions,
     ) -> Worker {
         let (sender, messages) = unbounded_channel();
@@ -105,6 +109,7 @@ impl Worker {
             blobs,
             catalog,
             engine,
+            live,
             options,
             jobs: HashMap::new(),
             sender,
@@ -180,6 +185,17 @@ impl Worker {
             // Admitted: there may be room for another one.
             Event::Started => self.hungry = true,
             Event::Step { done, total, elapsed } => running.progress(done, total, elapsed),
+            Event::Preview { done, total, pictures } => {
+                if let Ok(turn) = running.encoder.clone().try_acquire_owned() {
+                    let show = running.show.clone();
+                    tokio::task::spawn_blocking(move || {
+                        if let Some(json) = preview::encode(done, total, &pictures) {
+                            show.preview(json);
+                        }
+                        drop(turn);
+                    });
+                }
+            }
             Event::Picture { index, rgb } => {
                 let (folder, name) = (running.folder.clone(), format!("out-{index}.png"));
                 let (blobs, sender, job) = (self.blobs.clone(), self.sender.clone(), job.to_string());
@@ -226,7 +242,8 @@ impl Worker {
         let id = job_id(&claimed.lease);
         let prepared = prepare(&self.catalog, claimed);
         let num_outputs = prepared.as_ref().map_or(0, |p| p.job.num_outputs);
-        let mut running = match Running::new(claimed, num_outputs) {
+        let show = self.live.show(&claimed.prediction.id);
+        let mut running = match Running::new(claimed, num_outputs, show.clone()) {
             Ok(running) => running,
             Err(error) => {
                 tracing::error!("{id}: {error}");
@@ -239,7 +256,8 @@ impl Worker {
                 running.logs = prepared.logs;
                 running.progress(0, prepared.job.num_inference_steps, Duration::ZERO);
                 let (sender, job) = (self.sender.clone(), id.clone());
-                let submitted = self.engine.submit(prepared.job, move |event| {
+                let watched = move || show.is_watched();
+                let submitted = self.engine.submit_watched(prepared.job, watched, move |event| {
                     let _ = sender.send(Message::Engine(job.clone(), event));
                 });
                 if submitted.is_err() {
@@ -290,13 +308,16 @@ impl Worker {
         if entries.is_empty() {
             return;
         }
-        if let Err(error) = self.store.append_logs(&entries).await {
-            tracing::error!("logs: {error}");
-            for (lease, text) in entries {
-                if let Some(running) = self.jobs.get_mut(&job_id(&lease)) {
-                    running.logs.insert_str(0, &text);
-                }
+        let written = self.store.append_logs(&entries).await;
+        for (lease, text) in entries {
+            let Some(running) = self.jobs.get_mut(&job_id(&lease)) else { continue };
+            match &written {
+                Ok(()) => running.show.row_changed(),
+                Err(_) => running.logs.insert_str(0, &text),
             }
+        }
+        if let Err(error) = written {
+            tracing::error!("logs: {error}");
         }
     }
 

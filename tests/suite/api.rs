@@ -55,9 +55,11 @@ async fn the_way_of_a_prediction() {
     let id = created["id"].as_str().unwrap();
     assert!(id.len() == 26 && id.chars().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase()));
     let get = format!("{}/v1/predictions/{id}", stage.url);
+    let stream = created["urls"]["stream"].as_str().unwrap();
+    assert!(stream.starts_with(&format!("{}/v1/files/stream-{id}-", stage.url)), "{stream}");
     assert_eq!(
         created["urls"],
-        json!({"get": get, "cancel": format!("{get}/cancel"), "web": format!("{}/p/{id}", stage.url)})
+        json!({"get": get, "cancel": format!("{get}/cancel"), "stream": stream, "web": format!("{}/p/{id}", stage.url)})
     );
     assert_eq!(location, get);
     assert!(created["created_at"].as_str().unwrap().ends_with('Z'));

@@ -52,6 +52,7 @@ impl Network for Fake {
         let evaluation = |step: usize| Evaluation {
             timestep: step as f32,
             input_scale: 1.0,
+            clean: (1.0, 0.0),
             keep: vec![],
             update: update.clone(),
             draws_noise: true,

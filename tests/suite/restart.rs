@@ -14,9 +14,9 @@ const LONG: u32 = 500;
 
 /// A `stablehand serve` with the built-in model; killed when dropped.
 pub struct Program {
-    child: Child,
+    pub child: Child,
     pub url: String,
-    client: reqwest::Client,
+    pub client: reqwest::Client,
 }
 
 impl Drop for Program {

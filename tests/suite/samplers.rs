@@ -222,6 +222,32 @@ proptest! {
     }
 }
 
+/// With an answer that is always right, the sample that each evaluation predicts is the finished one.
+#[test]
+fn the_clean_sample_is_predicted() {
+    let clean = numbers(5, 0);
+    let noise = numbers(5, 1);
+    let schedulers =
+        [Scheduler::Ddim, Scheduler::KEuler, Scheduler::DpmSolverMultistep, Scheduler::Pndm, Scheduler::Klms];
+    for (scheduler, prk) in schedulers.into_iter().zip([true; 5]).chain([(Scheduler::Pndm, false)]) {
+        let config = config(json!({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+            "clip_sample": false, "skip_prk_steps": prk, "steps_offset": 1}));
+        let plan = plan(scheduler, &config, 20).unwrap();
+        let mut slots = plan.new_slots(SIZE);
+        let first = &plan.evaluations[0];
+        let (alpha, sigma) = (1.0 / first.clean.0, -first.clean.1 / first.clean.0);
+        let mixed = |(x, n): (&f32, &f32)| (alpha * f64::from(*x) + sigma * f64::from(*n)) / first.input_scale;
+        let mut x: Vec<f32> = clean.iter().zip(&noise).map(mixed).map(|value| value as f32).collect();
+        for (i, evaluation) in plan.evaluations.iter().enumerate() {
+            let scaled: Vec<f32> = x.iter().map(|x| x * evaluation.input_scale as f32).collect();
+            let predicted = evaluation.predict_clean(&scaled, &noise);
+            let off = peak(predicted.iter().zip(&clean).map(|(a, b)| f64::from(a - b)));
+            assert!(off < 2e-3, "{scheduler:?}, evaluation {i}: {off}");
+            evaluation.apply(&mut x, &noise, &mut slots, None);
+        }
+    }
+}
+
 #[test]
 fn every_step_count_of_the_usual_files_has_a_plan() {
     let files = [

@@ -30,6 +30,7 @@ impl Network for Squares {
         let evaluation = |step: usize| Evaluation {
             timestep: step as f32,
             input_scale: 1.0,
+            clean: (1.0, 0.0),
             keep: vec![],
             update: update.clone(),
             draws_noise: false,
@@ -57,6 +58,11 @@ impl Network for Squares {
         let bits = latents[0].to_bits().to_le_bytes();
         let colour = image::Rgb([bits[1], bits[2], bits[3]]);
         Ok(image::RgbImage::from_pixel(8 * shape.width as u32, 8 * shape.height as u32, colour))
+    }
+
+    fn preview(&self, shape: LatentShape, latents: &[f32]) -> Option<image::RgbImage> {
+        let colour = image::Rgb([(latents[0].abs() * 100.0) as u8; 3]);
+        Some(image::RgbImage::from_pixel(shape.width as u32, shape.height as u32, colour))
     }
 
     fn row_bytes(&self, _: LatentShape) -> u64 {
@@ -153,4 +159,77 @@ impl Stage {
 /// The body of a create call.
 pub fn request(input: Value) -> Value {
     json!({"version": format!("stability-ai/stable-diffusion:{VERSION}"), "input": input})
+}
+
+/// One server-sent event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sent {
+    pub name: String,
+    pub id: Option<String>,
+    pub data: String,
+}
+
+impl Sent {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap()
+    }
+}
+
+/// Reads an event stream as strictly as the pickiest client: LF only, `name: value`, one event per blank line.
+pub struct Events {
+    answer: reqwest::Response,
+    text: String,
+    pub comments: usize,
+}
+
+impl Events {
+    pub async fn open(request: reqwest::RequestBuilder) -> Events {
+        let answer = request.header("accept", "text/event-stream").send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+        Events { answer, text: String::new(), comments: 0 }
+    }
+
+    /// The next event, or `None` at an end that was no accident.
+    pub async fn next(&mut self) -> Option<Sent> {
+        loop {
+            if let Some((block, rest)) = self.text.split_once("\n\n") {
+                let (block, rest) = (block.to_string(), rest.to_string());
+                self.text = rest;
+                match parse(&block) {
+                    Some(sent) => return Some(sent),
+                    None => self.comments += 1,
+                }
+                continue;
+            }
+            let chunk = tokio::time::timeout(Duration::from_secs(60), self.answer.chunk()).await.unwrap().unwrap();
+            match chunk {
+                Some(bytes) => self.text.push_str(std::str::from_utf8(&bytes).unwrap()),
+                None => {
+                    assert_eq!(self.text, "", "the stream ended within an event");
+                    return None;
+                }
+            }
+        }
+    }
+
+    pub async fn rest(&mut self) -> Vec<Sent> {
+        let mut all = Vec::new();
+        while let Some(sent) = self.next().await {
+            all.push(sent);
+        }
+        all
+    }
+}
+
+/// `None` for a block of comments.
+fn parse(block: &str) -> Option<Sent> {
+    assert!(!block.contains('\r'), "{block:?}");
+    let field = |name: &str| {
+        let values: Vec<&str> = block.lines().filter_map(|line| line.strip_prefix(&format!("{name}: "))).collect();
+        (!values.is_empty()).then(|| values.join("\n"))
+    };
+    let name = field("event")?;
+    Some(Sent { name, id: field("id"), data: field("data").unwrap_or_default() })
 }

@@ -95,10 +95,11 @@ async fn list(
     State(state): State<ApiState>,
     Query(sorting): Query<Sorting>,
     origin: Origin,
-) -> Result<Json<Page<ModelView>>, Problem> {
+) -> Result<Json<Value>, Problem> {
     let mut models: Vec<&ModelManifest> = state.catalog.models().collect();
     sorting.sort(&mut models)?;
-    Ok(Json(Page::only(views(&state, models, &origin).await?)))
+    let page = serde_json::to_value(Page::only(views(&state, models, &origin).await?)).map_err(Problem::internal)?;
+    Ok(Json(with_openai_models(page)))
 }
 
 /// `GET /models/{owner}/{name}`

@@ -17,6 +17,7 @@ pub use memory::MemoryEstimate;
 pub use prompt::{PromptConditioning, PromptRequest};
 
 use super::guidance;
+use super::preview::LatentRgb;
 use super::sampler::{self, Plan, SchedulerConfig};
 use super::unet::{AddedConditions, Context, PerAxis, UNet, UNetConfig};
 use super::vae::{Tiling, Vae, VaeConfig};
@@ -58,6 +59,8 @@ pub struct Model {
     device: Device,
     dtype: DType,
     memory: MemoryEstimate,
+    /// `None`: no previews.
+    latent_rgb: Option<LatentRgb>,
     /// Conditions of the latest batches, by the prompts of their rows.
     stacks: VecDeque<(Vec<u64>, Context, AddedConditions)>,
 }
@@ -93,8 +96,23 @@ impl Model {
             scheduler: SchedulerConfig::from_json(&checkpoint.bytes("scheduler/scheduler_config.json")?)?,
             device: device.clone(),
             dtype,
+            latent_rgb: None,
             stacks: VecDeque::new(),
         })
+    }
+
+    /// Makes the model able to give previews; for VAEs that are not known it decodes one small picture.
+    ///
+    /// # Errors
+    /// See [`LatentRgb::of`]; the model draws without previews then.
+    pub fn learn_previews(&mut self) -> Result<(), ModelError> {
+        self.latent_rgb = Some(LatentRgb::of(&self.vae, self.vae_dtype, &self.device)?);
+        Ok(())
+    }
+
+    /// A rough picture of latents `[C, H, W]`, a pixel for each place, after [`Model::learn_previews`].
+    pub fn preview(&self, (_, height, width): (usize, usize, usize), latents: &[f32]) -> Option<image::RgbImage> {
+        Some(self.latent_rgb.as_ref()?.picture(height, width, latents))
     }
 
     /// What calls and prompts of this model need.

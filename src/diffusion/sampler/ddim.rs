@@ -41,7 +41,7 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan, PlanE
             update.sample += next_alpha * clean_x;
             update.output += next_alpha * clean_o;
         }
-        evaluations.push(Evaluation { keep, ..Evaluation::new(timestep as f32, 1.0, update) });
+        evaluations.push(Evaluation { keep, ..Evaluation::new(timestep as f32, 1.0, (clean_x, clean_o), update) });
     }
     Ok(Plan { init_noise_sigma: 1.0, slots: usize::from(clamp.is_some()), evaluations })
 }

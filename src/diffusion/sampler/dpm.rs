@@ -43,8 +43,9 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan, PlanE
     let mut evaluations = Vec::with_capacity(count);
     for (i, &timestep) in timesteps.iter().enumerate() {
         let (alpha, sigma) = rotation(sigmas[i]);
+        let clean = prediction.clean(alpha, sigma);
         let (sample, output) = match solver.algorithm.clean {
-            true => prediction.clean(alpha, sigma),
+            true => clean,
             false => prediction.noise(alpha, sigma),
         };
         let order = solver.order_at(i, count)?;
@@ -59,7 +60,7 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan, PlanE
         };
         let keep = vec![Keep { slot: slot(0), sample, output, clamp: None }];
         let draws_noise = solver.algorithm.stochastic;
-        evaluations.push(Evaluation { keep, draws_noise, ..Evaluation::new(timestep, 1.0, update) });
+        evaluations.push(Evaluation { keep, draws_noise, ..Evaluation::new(timestep, 1.0, clean, update) });
     }
     Ok(Plan { init_noise_sigma: 1.0, slots: solver.order, evaluations })
 }

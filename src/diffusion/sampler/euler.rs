@@ -19,7 +19,7 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan, PlanE
         .map(|(timestep, sigma, next)| {
             let (x, o) = prediction.derivative(sigma);
             let update = Linear { sample: 1.0 + x * (next - sigma), output: o * (next - sigma), ..Linear::default() };
-            Evaluation::new(timestep, input_scale(sigma), update)
+            Evaluation::new(timestep, input_scale(sigma), clean(prediction, sigma), update)
         })
         .collect();
     Ok(Plan { init_noise_sigma: levels.init_noise_sigma(), slots: 0, evaluations })
@@ -85,7 +85,8 @@ pub(super) fn plan_ancestral(config: &SchedulerConfig, steps: usize) -> Result<P
             let (sample, output) = (1.0 + x * (down - sigma), o * (down - sigma));
             let update = Linear { sample, output, noise: up, ..Linear::default() };
             // The last step's noise weighs nothing, but diffusers draws it.
-            Evaluation { draws_noise: true, ..Evaluation::new(timestep, input_scale(sigma), update) }
+            let evaluation = Evaluation::new(timestep, input_scale(sigma), clean(prediction, sigma), update);
+            Evaluation { draws_noise: true, ..evaluation }
         })
         .collect();
     Ok(Plan { init_noise_sigma: levels.init_noise_sigma(), slots: 0, evaluations })
@@ -94,4 +95,10 @@ pub(super) fn plan_ancestral(config: &SchedulerConfig, steps: usize) -> Result<P
 /// Brings a sample of variance `σ² + 1` to variance one for the UNet.
 pub(super) fn input_scale(sigma: f64) -> f64 {
     1.0 / (sigma * sigma + 1.0).sqrt()
+}
+
+/// [`Evaluation::clean`] at this σ of the variance-exploding form: what the UNet is given is of the preserving form.
+pub(super) fn clean(prediction: Prediction, sigma: f64) -> (f64, f64) {
+    let alpha = input_scale(sigma);
+    prediction.clean(alpha, sigma * alpha)
 }

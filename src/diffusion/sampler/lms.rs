@@ -1,6 +1,6 @@
 //! The linear multistep method over σ (`LMSDiscreteScheduler`, order 4, after k-diffusion).
 
-use super::euler::input_scale;
+use super::euler::{clean, input_scale};
 use super::schedule::{Prediction, Schedule};
 use super::sigmas::Levels;
 use super::{Evaluation, Keep, Linear, Plan, PlanError, SchedulerConfig};
@@ -24,7 +24,8 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan, PlanE
             let nodes: Vec<f64> = (0..order).map(|k| levels.sigmas[i - k]).collect();
             let slots = (0..order).map(|k| ((i - k) % ORDER, lagrange_integral(&nodes, k, sigma, next))).collect();
             let update = Linear { sample: 1.0, slots, ..Linear::default() };
-            Evaluation { keep, ..Evaluation::new(timestep, input_scale(sigma), update) }
+            let evaluation = Evaluation::new(timestep, input_scale(sigma), clean(prediction, sigma), update);
+            Evaluation { keep, ..evaluation }
         })
         .collect();
     Ok(Plan { init_noise_sigma: levels.init_noise_sigma(), slots: ORDER, evaluations })

@@ -47,6 +47,8 @@ pub struct Evaluation {
     pub timestep: f32,
     /// `c_in`: the sample is multiplied by it before the UNet sees it.
     pub input_scale: f64,
+    /// What the model takes the finished sample to be, as `(a, b)` in `a·(scaled sample) + b·model_output`: for previews.
+    pub clean: (f64, f64),
     /// Remembered before the update, in order.
     pub keep: Vec<Keep>,
     pub update: Linear,
@@ -121,8 +123,14 @@ impl Plan {
 
 impl Evaluation {
     /// An evaluation that remembers nothing and draws nothing.
-    fn new(timestep: f32, input_scale: f64, update: Linear) -> Self {
-        Evaluation { timestep, input_scale, keep: Vec::new(), update, draws_noise: false, advances: true }
+    fn new(timestep: f32, input_scale: f64, clean: (f64, f64), update: Linear) -> Self {
+        Evaluation { timestep, input_scale, clean, keep: Vec::new(), update, draws_noise: false, advances: true }
+    }
+
+    /// The finished sample as the model now sees it, from what the UNet was given and what it answered.
+    pub fn predict_clean(&self, scaled: &[f32], output: &[f32]) -> Vec<f32> {
+        let (a, b) = self.clean;
+        scaled.iter().zip(output).map(|(x, o)| (a * f64::from(*x) + b * f64::from(*o)) as f32).collect()
     }
 
     /// Carries out what follows the UNet call, element by element in one pass: `x` becomes the next sample, `slots`

@@ -66,7 +66,7 @@ impl Pndm {
             {
                 let mean = [(0, 0.5)];
                 let update = self.update(second + self.stride, second, Some(SAMPLE), 0.5, &mean)?;
-                evaluations.push(Evaluation::new(second as f32, 1.0, update));
+                evaluations.push(Evaluation::new(second as f32, 1.0, self.clean(second), update));
             }
         }
         Ok(evaluations)
@@ -86,7 +86,7 @@ impl Pndm {
             let keep_output = |slot| Keep { slot, sample: 0.0, output: 1.0, clamp: None };
             let mut add = |at: i64, next, base, output, slots: &[(Slot, f64)], keep| -> Result<(), PlanError> {
                 let update = self.update(from, next, base, output, slots)?;
-                evaluations.push(Evaluation { keep, ..Evaluation::new(at as f32, 1.0, update) });
+                evaluations.push(Evaluation { keep, ..Evaluation::new(at as f32, 1.0, self.clean(at), update) });
                 Ok(())
             };
             add(from, from - half, None, 1.0, &[], vec![keep_output(step), keep_sample()])?;
@@ -107,7 +107,13 @@ impl Pndm {
         let slots: Vec<(Slot, f64)> = weights.iter().enumerate().map(|(k, &w)| ((i + RING - k) % RING, w)).collect();
         let update = self.update(timestep, timestep - self.stride, None, 0.0, &slots)?;
         let keep = vec![Keep { slot: i % RING, sample: 0.0, output: 1.0, clamp: None }];
-        Ok(Evaluation { keep, ..Evaluation::new(timestep as f32, 1.0, update) })
+        Ok(Evaluation { keep, ..Evaluation::new(timestep as f32, 1.0, self.clean(timestep), update) })
+    }
+
+    /// [`Evaluation::clean`] at a timestep; those that there are not have been refused by then.
+    fn clean(&self, timestep: i64) -> (f64, f64) {
+        let alpha = self.schedule.alpha(timestep).unwrap_or(1.0);
+        self.prediction.clean(alpha.sqrt(), (1.0 - alpha).sqrt())
     }
 
     /// Formula 9 of the paper, from `timestep` to `next`, for a sum of the present output (`output`) and remembered ones
