@@ -30,9 +30,9 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::Uri;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderMap, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -48,7 +48,7 @@ pub use origin::OutputUrls;
 pub use path::normalise;
 pub use rate_limit::RateLimits;
 pub use server::{Limits, Server};
-pub use token::Tokens;
+pub use token::{Purpose, Tokens};
 pub use webhooks::webhook_body;
 
 use crate::blobs::Blobs;
@@ -57,7 +57,6 @@ use crate::fetch::Fetcher;
 use crate::store::Store;
 use crate::uploads::Uploads;
 use problem::Problem;
-use view::Origin;
 
 /// Bytes that a request body may have: room for pictures as data URIs.
 const BODY_LIMIT: usize = 20 * 1024 * 1024;

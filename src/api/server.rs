@@ -118,7 +118,8 @@ async fn answer(router: Router, request: Request<Incoming>) -> axum::response::R
     let request = with_normal_path(request.map(Body::new));
     let method = request.method().clone();
     let path = request.uri().path();
-    let secret = ["/outputs/", "/files/", "/streams/", "/previews/"].into_iter().find(|folder| path.starts_with(folder));
+    let secret =
+        ["/outputs/", "/files/", "/streams/", "/previews/"].into_iter().find(|folder| path.starts_with(folder));
     let path = secret.map_or_else(|| path.to_string(), |folder| format!("{folder}…"));
     let start = std::time::Instant::now();
     let Ok(response) = router.oneshot(request).await;

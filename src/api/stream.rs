@@ -119,7 +119,7 @@ fn tell(snapshot: &Snapshot, told: &mut Told, origin: &Origin) -> Vec<Bytes> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::domain::Prediction;
+    use crate::domain::{Prediction, PredictionSource};
     use serde_json::Map;
 
     fn snapshot(status: Status, pictures: &[&str]) -> Snapshot {
@@ -127,6 +127,12 @@ mod tests {
             id: "p".into(),
             model: "a/b".into(),
             version: "v".into(),
+            source: PredictionSource::Api,
+            origin: "http://h".into(),
+            deployment: None,
+            webhook: None,
+            deadline: None,
+            data_removed: false,
             input: Map::new(),
             status,
             logs: String::new(),

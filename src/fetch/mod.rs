@@ -260,12 +260,12 @@ fn unreachable(error: &(dyn StdError + 'static)) -> FetchError {
     FetchError::Unreachable(causes(error).last().unwrap_or(error).to_string())
 }
 
-fn refused(error: &(dyn StdError + 'static)) -> Option<&Refused> {
+fn refused<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Refused> {
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
 /// An error and what is behind it.
-fn causes(error: &(dyn StdError + 'static)) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&cause| cause.source())
 }
 

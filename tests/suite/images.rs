@@ -112,7 +112,7 @@ async fn every_error_has_openais_shape() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_and_limits_speak_openai_too() {
     let args = ServeArgs {
-        api_keys: Some("sesame".to_string()),
+        api_key: vec!["sesame".to_string()],
         queue_limit: Some("1".to_string()),
         drain_seconds: Some("0".to_string()),
         ..ServeArgs::default()

@@ -228,7 +228,7 @@ async fn older_versions_and_wished_sizes_are_drawn() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_operators_limits_and_keys_hold() {
     let args = ServeArgs {
-        api_keys: Some("sesame".to_string()),
+        api_key: vec!["sesame".to_string()],
         max_prompt_chars: Some("20".to_string()),
         max_megapixel_steps: Some("10".to_string()),
         ..ServeArgs::default()

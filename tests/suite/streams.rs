@@ -113,7 +113,7 @@ async fn failures_and_cancels_are_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_is_all_that_is_needed_and_nothing_less() {
-    let args = ServeArgs { api_keys: Some("sesame".to_string()), ..ServeArgs::default() };
+    let args = ServeArgs { api_key: vec!["sesame".to_string()], ..ServeArgs::default() };
     let (folder, stage) = stage(Setting { args, ..slow(10) }).await;
     let body = crate::stage::request(small(3));
     let with_key = |request: reqwest::RequestBuilder| request.header("authorization", "Bearer sesame");

@@ -14,7 +14,7 @@ use axum::Json;
 use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
@@ -49,7 +49,7 @@ pub async fn generate(
     let mut running = Vec::new();
     for batch in batches {
         let changes = state.store.changes();
-        let prediction = insert(&state, &resolved, batch).await?;
+        let prediction = insert(&state, &origin, &resolved, batch).await?;
         abandoned.ids.push(prediction.id.clone());
         running.push((prediction, changes));
     }
@@ -83,7 +83,12 @@ fn resolve<'a>(state: &'a ApiState, model: Option<&str>) -> Result<Resolved<'a>,
     state.catalog.resolve(name).ok_or_else(|| Refusal::unknown_model(name))
 }
 
-async fn insert(state: &ApiState, resolved: &Resolved<'_>, batch: Batch) -> Result<Prediction, Refusal> {
+async fn insert(
+    state: &ApiState,
+    origin: &Origin,
+    resolved: &Resolved<'_>,
+    batch: Batch,
+) -> Result<Prediction, Refusal> {
     let new = NewPrediction {
         id: new_prediction_id(),
         model: resolved.model.to_string(),
@@ -93,6 +98,8 @@ async fn insert(state: &ApiState, resolved: &Resolved<'_>, batch: Batch) -> Resu
             Some(seed) => seed,
             None => random_seed()?,
         },
+        origin: origin.as_str().to_string(),
+        ..NewPrediction::default()
     };
     Ok(state.store.insert(new, state.queue_limit).await?)
 }

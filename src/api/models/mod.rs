@@ -12,7 +12,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::images::with_openai_models;
 use super::problem::Problem;
 use super::view::Origin;
 use super::{ApiState, create};
