@@ -65,7 +65,8 @@ export function offerKey() {
 /// One JSON call under /v1; asks for a key where one is needed.
 export async function call(path, options = {}) {
   const url = path.startsWith("http") ? path : `/v1${path}`;
-  const init = { ...options, headers: headers(options.body ? { "Content-Type": "application/json" } : {}) };
+  const more = options.body ? { "Content-Type": "application/json", "Stablehand-Source": "web" } : {};
+  const init = { ...options, headers: headers(more) };
   const response = await fetch(url, init);
   if (response.status === 401 && (await askForKey())) {
     offerKey();
