@@ -5,22 +5,19 @@
 
 use std::time::Duration;
 
-use axum::extract::multipart::{Field, MultipartError};
-use axum::extract::{FromRequest, Multipart, Request};
+use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use bytes::Bytes;
+use multer::Field;
 use serde_json::Value;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::super::ApiState;
 use super::super::problem::Problem;
+use super::parts::{Parts, PartsError};
 use super::too_large;
 use crate::domain::FieldError;
-use crate::uploads::{Description, Incoming, SIZE_LIMIT, Uploads};
-
-/// Bytes of a whole request. Beyond the file's limit they are read and thrown away, so that a client that sends its body
-/// before it listens hears the refusal.
-pub const BODY_LIMIT: usize = 2 * SIZE_LIMIT as usize;
+use crate::uploads::{Description, Incoming, Uploads};
 
 /// Bytes of the parts beside the file.
 const TEXT_LIMIT: usize = 64 * 1024;
@@ -31,30 +28,23 @@ const NAME_LIMIT: usize = 255;
 /// Characters of a part's name that an error repeats.
 const SHOWN: usize = 100;
 
-/// For the next bytes of a request to arrive.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// For a whole request to arrive.
 const FORM_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-
-/// For the rest of a request that is refused.
-const REST_TIMEOUT: Duration = Duration::from_secs(30);
 
 const UNKNOWN_TYPE: &str = "application/octet-stream";
 
 /// An upload that has not been read.
-pub struct Form(Multipart);
+pub struct Form(Parts);
 
 impl FromRequest<ApiState> for Form {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &ApiState) -> Result<Form, Problem> {
-        let form = Multipart::from_request(request, state).await.map_err(|_| {
+    async fn from_request(request: Request, _: &ApiState) -> Result<Form, Problem> {
+        Parts::of(request).map(Form).ok_or_else(|| {
             Problem::bad_request(
                 "Send a form as multipart/form-data with a boundary, and the file in its part \"content\".",
             )
-        })?;
-        Ok(Form(form))
+        })
     }
 }
 
@@ -75,11 +65,11 @@ impl Form {
     pub async fn read(mut self, uploads: &Uploads) -> Result<(Incoming, Description), Problem> {
         let mut found = Found::default();
         let read = timeout(FORM_TIMEOUT, self.read_parts(uploads, &mut found)).await;
-        match read.unwrap_or_else(|_| Err(too_slow("The form"))) {
+        match read.unwrap_or_else(|_| Err(unreadable("The form", PartsError::TooSlow))) {
             Ok(()) => found.checked(),
             Err(problem) => {
-                drop(found);
-                self.pass_over().await;
+                // The client may not listen before it has sent everything.
+                self.0.pass_over().await;
                 Err(problem)
             }
         }
@@ -88,12 +78,11 @@ impl Form {
     async fn read_parts(&mut self, uploads: &Uploads, found: &mut Found) -> Result<(), Problem> {
         let mut before: Option<String> = None;
         loop {
-            let place = || match &before {
-                None => "The first part of the form".to_string(),
-                Some(name) => format!("What follows the part {name:?} of the form"),
-            };
-            let next = timeout(PIECE_TIMEOUT, self.0.next_field()).await.map_err(|_| too_slow(&place()))?;
-            let Some(mut part) = next.map_err(|error| unreadable(&place(), &error))? else { return Ok(()) };
+            let next = self.0.next().await.map_err(|error| match &before {
+                None => unreadable("The beginning of the form", error),
+                Some(name) => unreadable(&format!("What follows the part {name:?} of the form"), error),
+            })?;
+            let Some(mut part) = next else { return Ok(()) };
             let name: String = part.name().unwrap_or_default().chars().take(SHOWN).collect();
             match name.as_str() {
                 "content" if found.content.is_some() => {
@@ -101,22 +90,49 @@ impl Form {
                 }
                 "content" => {
                     found.part_name = part.file_name().map(str::to_string);
-                    found.part_type = part.content_type().map(str::to_string);
-                    found.content = Some(content(&mut part, uploads).await?);
+                    found.part_type = part.content_type().map(|kind| kind.to_string());
+                    found.content = Some(self.content(&mut part, uploads).await?);
                 }
-                "metadata" => found.metadata = Some(small(&mut part, "metadata").await?),
-                "filename" => found.filename = text(&mut part, "filename").await?,
-                "type" => found.kind = text(&mut part, "type").await?,
-                _ => while piece(&mut part, &name).await?.is_some() {},
+                "metadata" => found.metadata = Some(self.small(&mut part, "metadata").await?),
+                "filename" => found.filename = self.text(&mut part, "filename").await?,
+                "type" => found.kind = self.text(&mut part, "type").await?,
+                _ => while self.piece(&mut part, &name).await?.is_some() {},
             }
             before = Some(name);
         }
     }
 
-    /// Reads on without looking, so that the client can listen; ends at the body's limit at the latest.
-    async fn pass_over(&mut self) {
-        let until = Instant::now() + REST_TIMEOUT;
-        while let Ok(Ok(Some(_))) = timeout_at(until, self.0.next_field()).await {}
+    /// The file itself.
+    async fn content(&self, part: &mut Field<'static>, uploads: &Uploads) -> Result<Incoming, Problem> {
+        let mut incoming = uploads.begin().await?;
+        while let Some(bytes) = self.piece(part, "content").await? {
+            incoming.write(bytes).await?;
+        }
+        Ok(incoming)
+    }
+
+    /// A part that is held in memory.
+    async fn small(&self, part: &mut Field<'static>, name: &str) -> Result<Bytes, Problem> {
+        let mut whole = Vec::new();
+        while let Some(bytes) = self.piece(part, name).await? {
+            whole.extend_from_slice(&bytes);
+            if whole.len() > TEXT_LIMIT {
+                return Err(Problem::invalid(vec![too_long(name, TEXT_LIMIT)]));
+            }
+        }
+        Ok(whole.into())
+    }
+
+    /// A part of text; an empty one is none.
+    async fn text(&self, part: &mut Field<'static>, name: &str) -> Result<Option<String>, Problem> {
+        let bytes = self.small(part, name).await?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| Problem::invalid(vec![format_error(name, "utf-8")]))?;
+        Ok(Some(text.trim().to_string()).filter(|text| !text.is_empty()))
+    }
+
+    async fn piece(&self, part: &mut Field<'static>, name: &str) -> Result<Option<Bytes>, Problem> {
+        let piece = self.0.piece(part).await;
+        piece.map_err(|error| unreadable(&format!("The part {name:?} of the form"), error))
     }
 }
 
@@ -165,51 +181,13 @@ impl Found {
     }
 }
 
-/// The file itself.
-async fn content(part: &mut Field<'_>, uploads: &Uploads) -> Result<Incoming, Problem> {
-    let mut incoming = uploads.begin().await?;
-    while let Some(bytes) = piece(part, "content").await? {
-        incoming.write(bytes).await?;
+fn unreadable(place: &str, error: PartsError) -> Problem {
+    let detail = format!("{place} cannot be read: {error}");
+    match error {
+        PartsError::TooLarge => too_large(),
+        PartsError::TooSlow => Problem::new(StatusCode::REQUEST_TIMEOUT, "Request timeout", detail),
+        PartsError::Endless | PartsError::Broken | PartsError::Malformed(_) => Problem::bad_request(detail),
     }
-    Ok(incoming)
-}
-
-/// A part that is held in memory.
-async fn small(part: &mut Field<'_>, name: &str) -> Result<Bytes, Problem> {
-    let mut whole = Vec::new();
-    while let Some(bytes) = piece(part, name).await? {
-        whole.extend_from_slice(&bytes);
-        if whole.len() > TEXT_LIMIT {
-            return Err(Problem::invalid(vec![too_long(name, TEXT_LIMIT)]));
-        }
-    }
-    Ok(whole.into())
-}
-
-/// A part of text; an empty one is none.
-async fn text(part: &mut Field<'_>, name: &str) -> Result<Option<String>, Problem> {
-    let bytes = small(part, name).await?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Problem::invalid(vec![format_error(name, "utf-8")]))?;
-    Ok(Some(text.trim().to_string()).filter(|text| !text.is_empty()))
-}
-
-async fn piece(part: &mut Field<'_>, name: &str) -> Result<Option<Bytes>, Problem> {
-    let place = || format!("The part {name:?} of the form");
-    let next = timeout(PIECE_TIMEOUT, part.chunk()).await.map_err(|_| too_slow(&place()))?;
-    next.map_err(|error| unreadable(&place(), &error))
-}
-
-fn unreadable(place: &str, error: &MultipartError) -> Problem {
-    match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
-        // A server error would be a body that broke off, which is the client's.
-        _ => Problem::bad_request(format!("{place} cannot be read: {}", error.body_text())),
-    }
-}
-
-fn too_slow(place: &str) -> Problem {
-    let detail = format!("{place} did not arrive in time.");
-    Problem::new(StatusCode::REQUEST_TIMEOUT, "Request timeout", detail)
 }
 
 fn wrong(kind: &'static str, name: &str, description: &str) -> Problem {

@@ -1,6 +1,7 @@
 //! The files API: uploading, listing, looking at, deleting and downloading files that are to be inputs.
 
 mod form;
+mod parts;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -17,7 +18,6 @@ use super::stored;
 use crate::domain::Upload;
 use crate::store::Cursor;
 use crate::uploads::{Signed, UploadError, Uploads};
-pub use form::BODY_LIMIT;
 use form::Form;
 
 /// The JSON of a file.
