@@ -17,4 +17,4 @@ pub use manifest::{ManifestError, ModelManifest, Source, Version};
 pub use prediction::{INTERRUPTED, Metrics, Prediction, Status};
 pub use scheduler::{NoiseSource, Scheduler};
 pub use size::{Size, SizeWish};
-pub use table::{Field, InputLimits, InputTable, Integers, Names, Numbers, Rule, Sides, Sizes, Text};
+pub use table::{Dimensions, Field, InputLimits, InputTable, Integers, Names, Numbers, Rule, Sizes, Text};
