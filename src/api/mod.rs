@@ -96,12 +96,8 @@ pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
         .route("/predictions/{id}/cancel", post(predictions::cancel))
         .route("/predictions/{id}/previews", get(previews::by_id))
         .route("/models/{owner}/{name}/predictions", post(create::by_model))
-<<<<<<< ours
         .route("/webhooks/default/secret", get(webhooks::secret))
-        .route("/files", get(files::list).post(files::create).layer(DefaultBodyLimit::max(files::BODY_LIMIT)))
-=======
         .route("/files", get(files::list).post(files::create))
->>>>>>> theirs
         .route("/files/{id}", get(files::get).delete(files::delete))
         .route("/images/generations", post(images::generate))
         .merge(models::routes())

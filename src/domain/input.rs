@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{InputTable, Integers, Names, NoiseSource, Numbers, Scheduler, Sides, Size, SizeWish, Sizes, Text};
+use super::{Dimensions, InputTable, Integers, Names, NoiseSource, Numbers, Scheduler, Size, SizeWish, Sizes, Text};
 
 /// One mistake in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -180,7 +180,7 @@ impl Reader<'_> {
         }
     }
 
-    fn side(&mut self, name: &str, rule: &Sides) -> u32 {
+    fn side(&mut self, name: &str, rule: &Sizes) -> u32 {
         let Some(value) = self.value(name) else {
             return rule.default;
         };
@@ -194,7 +194,7 @@ impl Reader<'_> {
         }
     }
 
-    fn one_of_sizes(&mut self, name: &str, rule: &Sizes) -> Size {
+    fn one_of_sizes(&mut self, name: &str, rule: &Dimensions) -> Size {
         let given = self.value(name).and_then(Value::as_str);
         match rule.values.iter().find(|size| given == Some(&size.to_string())) {
             Some(size) => *size,

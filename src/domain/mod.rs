@@ -19,6 +19,6 @@ pub use manifest::{ManifestError, ModelManifest, Source, Version};
 pub use prediction::{INTERRUPTED, Metrics, Prediction, PredictionSource, Status};
 pub use scheduler::{NoiseSource, Scheduler};
 pub use size::{Size, SizeWish};
-pub use table::{Field, InputLimits, InputTable, Integers, Names, Numbers, Rule, Sides, Sizes, Text};
+pub use table::{Dimensions, Field, InputLimits, InputTable, Integers, Names, Numbers, Rule, Sizes, Text};
 pub use upload::{Upload, file_id_of_url, is_file_id};
 pub use webhook::{Webhook, WebhookEvent};

@@ -12,11 +12,11 @@ use super::{Scheduler, Size};
 #[serde(default, deny_unknown_fields)]
 pub struct InputTable {
     pub prompt: Text,
-    pub height: Sides,
-    pub width: Sides,
+    pub height: Sizes,
+    pub width: Sizes,
     /// Where a version has it, one key instead of `height` and `width`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub image_dimensions: Option<Sizes>,
+    pub image_dimensions: Option<Dimensions>,
     pub negative_prompt: Text,
     pub num_outputs: Integers,
     pub num_inference_steps: Integers,
@@ -40,7 +40,7 @@ pub struct Text {
 /// A picture side in pixels: one of `values`, or of `min, min + step, …, max` when there are none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Sides {
+pub struct Sizes {
     pub default: u32,
     pub min: u32,
     pub max: u32,
@@ -52,7 +52,7 @@ pub struct Sides {
 /// One size out of several.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Sizes {
+pub struct Dimensions {
     pub default: Size,
     pub values: Vec<Size>,
 }
@@ -107,8 +107,8 @@ pub struct Field<'a> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rule<'a> {
     Text(&'a Text),
-    Side(&'a Sides),
-    Size(&'a Sizes),
+    Side(&'a Sizes),
+    Dimensions(&'a Dimensions),
     Integer(&'a Integers),
     Number(&'a Numbers),
     Scheduler(&'a Names),
@@ -120,8 +120,8 @@ impl Default for InputTable {
     fn default() -> Self {
         InputTable {
             prompt: Text { default: Some("a vision of paradise. unreal engine".to_string()), ..Text::default() },
-            height: Sides::default(),
-            width: Sides::default(),
+            height: Sizes::default(),
+            width: Sizes::default(),
             image_dimensions: None,
             negative_prompt: Text::default(),
             num_outputs: Integers { default: 1, min: 1, max: 4 },
@@ -140,9 +140,9 @@ impl Default for Text {
     }
 }
 
-impl Default for Sides {
+impl Default for Sizes {
     fn default() -> Self {
-        Sides { default: 768, min: 64, max: 1024, step: 64, values: Vec::new() }
+        Sizes { default: 768, min: 64, max: 1024, step: 64, values: Vec::new() }
     }
 }
 
@@ -152,7 +152,7 @@ impl Default for Names {
     }
 }
 
-impl Sides {
+impl Sizes {
     /// Every permitted side, ascending.
     pub fn allowed(&self) -> Vec<u32> {
         match self.values.is_empty() {
@@ -180,7 +180,9 @@ impl InputTable {
         let field = |name, description, rule| Field { name, description, rule };
         let mut fields = vec![field("prompt", "Input prompt", Rule::Text(&self.prompt))];
         match &self.image_dimensions {
-            Some(sizes) => fields.push(field("image_dimensions", "Width and height of the picture", Rule::Size(sizes))),
+            Some(sizes) => {
+                fields.push(field("image_dimensions", "Width and height of the picture", Rule::Dimensions(sizes)))
+            }
             None => {
                 fields.push(field("height", "Height of the picture in pixels", Rule::Side(&self.height)));
                 fields.push(field("width", "Width of the picture in pixels", Rule::Side(&self.width)));

@@ -21,6 +21,9 @@ fn python() -> Option<PathBuf> {
     Some(tools::python("openapi/requirements.txt"))
 }
 
+/// The same, for schemathesis.
+const COMING_PATHS: &str = "^/(files|webhooks|previews|images)|/previews$";
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -121,9 +124,8 @@ async fn check(python: &Path, arguments: &[&str]) -> String {
         .env("PYTHONUNBUFFERED", "1")
         .stdin(Stdio::null())
         .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(1800), output).await.unwrap().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}");
     text
@@ -155,27 +157,12 @@ async fn no_request_makes_the_server_fail() {
     let (document, base) = (format!("{}/openapi.json", stage.url), format!("{}/v1", stage.url));
     let cases = std::env::var("STABLEHAND_OPENAPI_CASES").unwrap_or_else(|_| "3".to_string());
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
-    let arguments = [
-        "-m",
-        "schemathesis.cli",
-        "run",
-        &document,
-        "--url",
-        &base,
-        "--checks",
-        checks,
-        "--max-examples",
-        &cases,
-        "--request-timeout",
-        "60",
-        "--suppress-health-check",
-        "all",
-        "--generation-database",
-        "none",
-        "--no-color",
-        "--seed",
-        "1",
-    ];
+    let command = format!(
+        "-m schemathesis.cli run {document} --url {base} --checks {checks} --max-examples {cases} --seed 1 \
+         --exclude-path-regex {COMING_PATHS} --request-timeout 60 --suppress-health-check all \
+         --generation-database none --no-color"
+    );
+    let arguments: Vec<&str> = command.split_whitespace().collect();
     let report = check(&python, &arguments).await;
     println!("{}", report.lines().rev().take(25).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n"));
     let alive = stage.get("/health-check").send().await.unwrap();

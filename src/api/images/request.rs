@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::format::Format;
 use super::refusal::Refusal;
-use crate::domain::{FieldError, Input, InputTable, Sides, json_type};
+use crate::domain::{FieldError, Input, InputTable, Sizes, json_type};
 
 /// OpenAI's own limit; more than a model draws at once become several predictions.
 const MOST_PICTURES: u64 = 10;
@@ -103,7 +103,7 @@ impl Asked {
         let Some((width, height)) = sides else {
             return Err(wrong(format!("It must be 'auto' or WIDTHxHEIGHT, both multiples of {SIDE_STEP}.")));
         };
-        let near = |name: &str, side: u32, sizes: &Sides| {
+        let near = |name: &str, side: u32, sizes: &Sizes| {
             let allowed = sizes.allowed();
             let (least, most) = (allowed.iter().min().copied(), allowed.iter().max().copied());
             let fits = least.is_some_and(|least| side >= least) && most.is_some_and(|most| side <= most);

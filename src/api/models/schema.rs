@@ -50,7 +50,9 @@ fn property(field: &Field<'_>, order: usize) -> (Value, Option<Value>) {
         Rule::Side(rule) => {
             enumeration(json!(rule.default), "integer", rule.allowed().into_iter().map(Value::from).collect())
         }
-        Rule::Size(rule) => enumeration(json!(rule.default), "string", rule.values.iter().map(|s| json!(s)).collect()),
+        Rule::Dimensions(rule) => {
+            enumeration(json!(rule.default), "string", rule.values.iter().map(|s| json!(s)).collect())
+        }
         Rule::Scheduler(rule) => {
             let names = rule.values.iter().map(|s| json!(rule.spelling(*s))).collect();
             enumeration(json!(rule.spelling(rule.default)), "string", names)
