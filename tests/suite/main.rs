@@ -6,6 +6,7 @@ mod api;
 mod arrows;
 mod batching;
 mod browser;
+mod clients;
 mod engine;
 mod files;
 mod full_size;
