@@ -57,7 +57,8 @@ mod tests {
     #[test]
     fn the_json_holds_a_png() {
         let picture = RgbImage::from_pixel(2, 3, image::Rgb([7, 8, 9]));
-        let json: serde_json::Value = serde_json::from_slice(&encode(3, 20, &[picture.clone()]).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&encode(3, 20, std::slice::from_ref(&picture)).unwrap()).unwrap();
         assert_eq!((&json["step"], &json["total"]), (&3.into(), &20.into()));
         let png = STANDARD.decode(json["image"].as_str().unwrap().strip_prefix("data:image/png;base64,").unwrap());
         let back = image::load_from_memory_with_format(&png.unwrap(), image::ImageFormat::Png).unwrap();
