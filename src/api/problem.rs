@@ -72,6 +72,11 @@ impl Problem {
         &self.detail
     }
 
+    /// Seconds after which to try again.
+    pub fn retry_after(&self) -> Option<u32> {
+        self.retry_after
+    }
+
     /// All mistakes of a request at once.
     pub fn invalid(fields: Vec<FieldError>) -> Problem {
         let line = |e: &FieldError| match e.field.as_str() {

@@ -18,7 +18,7 @@ fn job() -> Job {
         width: 128,
         height: 192,
         num_outputs: 2,
-        num_inference_steps: 12,
+        num_inference_steps: 30,
         guidance_scale: 5.0,
         scheduler: Scheduler::KEuler,
         seed: 3,
@@ -38,7 +38,7 @@ fn draw(watched: bool) -> (Vec<Vec<RgbImage>>, Vec<RgbImage>) {
     for event in events {
         match event {
             Event::Preview { done, total, pictures } => {
-                assert!((1..=12).contains(&done) && total == 12);
+                assert!((1..=30).contains(&done) && total == 30);
                 previews.push(pictures);
             }
             Event::Picture { rgb, .. } => finished.push(rgb),

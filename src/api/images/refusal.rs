@@ -20,6 +20,8 @@ pub struct Refusal {
     code: Option<&'static str>,
     /// The same request would fail again: clients that know the header do not repeat it.
     is_final: bool,
+    /// Seconds.
+    retry_after: Option<u32>,
 }
 
 impl Refusal {
@@ -54,7 +56,7 @@ impl Refusal {
             status if status.is_server_error() => ("server_error", Some("server_error")),
             _ => ("invalid_request_error", None),
         };
-        Refusal { status, message, kind, param: None, code, is_final: false }
+        Refusal { status, message, kind, param: None, code, is_final: false, retry_after: None }
     }
 }
 
@@ -65,15 +67,19 @@ impl<T: Into<Problem>> From<T> for Refusal {
             StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
             status => status,
         };
-        Refusal::of(status, problem.detail().trim_end().to_string())
+        let refusal = Refusal::of(status, problem.detail().trim_end().to_string());
+        Refusal { retry_after: problem.retry_after(), ..refusal }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let Refusal { status, message, kind, param, code, is_final } = self;
+        let Refusal { status, message, kind, param, code, is_final, retry_after } = self;
         let error = json!({"message": message, "type": kind, "param": param, "code": code});
         let mut response = (status, Json(json!({"error": error}))).into_response();
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
         if is_final {
             response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
         }
