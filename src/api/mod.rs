@@ -89,6 +89,8 @@ pub struct ApiState {
 }
 
 /// All routes, by their normalised paths; `pages` are those for people, which need no key.
+///
+/// CORS lies around the answers to methods that a path does not take, for browsers ask with `OPTIONS`.
 pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
     let private = Router::new()
         .route("/predictions", get(predictions::list).post(create::by_version))
@@ -103,7 +105,8 @@ pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
         .merge(models::routes())
         .route_layer(from_fn_with_state(state.clone(), rate_limit::meter))
         .route_layer(from_fn_with_state(state.clone(), auth::require))
-        .route_layer(cors::private(&state.keys));
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(cors::private(&state.keys));
     let public = Router::new()
         .route("/health-check", get(health_check))
         .route("/outputs/{folder}/{name}", get(outputs::get))
@@ -112,12 +115,12 @@ pub fn router(state: ApiState, pages: Router<ApiState>) -> Router {
         .route("/previews/{token}", get(previews::by_token))
         .route("/openapi.json", get(openapi::document))
         .route("/docs", get(openapi::page::reference))
-        .route_layer(cors::public());
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(cors::public());
     private
         .merge(public)
         .merge(pages)
         .fallback(async || Problem::not_found())
-        .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(from_fn(problem::explain_refusals))
         .layer(CatchPanicLayer::custom(Problem::of_panic))
