@@ -84,7 +84,8 @@ impl FromRequestParts<ApiState> for Origin {
 /// Official clients whose `run()` makes file objects of `https:` and `data:` outputs only and hands http URLs on as
 /// strings: Python and JavaScript from 1.0 on.
 fn needs_https(agent: &str) -> bool {
-    ["replicate-python/", "replicate-javascript/", "Replicate/Python "].iter().any(|name| {
+    // The client behind the functions of Python 2's module calls itself `_ModuleClient`.
+    ["replicate-python/", "replicate-javascript/", "Replicate/Python ", "_ModuleClient/Python "].iter().any(|name| {
         let version = agent.split_once(name).map(|(_, version)| version).unwrap_or_default();
         let major = version.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
         major.parse::<u32>().is_ok_and(|major| major >= 1)
@@ -278,6 +279,7 @@ mod tests {
             "replicate-python/2.0.0",
             "Replicate/Python 2.0.0-beta.4",
             "AsyncReplicate/Python 2.0.0-beta.4",
+            "_ModuleClient/Python 2.0.0-beta.4",
             "replicate-javascript/1.4.0",
             "replicate-javascript/10.0.0",
             "wrapper/0.1 replicate-python/1.0.0",

@@ -9,7 +9,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use multer::Field;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use super::super::ApiState;
@@ -58,6 +58,9 @@ struct Found {
     filename: Option<String>,
     kind: Option<String>,
     metadata: Option<Bytes>,
+    /// From parts named `metadata[key]`, as generated clients send them; one object in a part of its own wins.
+    entries: Map<String, Value>,
+    entry_bytes: usize,
 }
 
 impl Form {
@@ -96,7 +99,13 @@ impl Form {
                 "metadata" => found.metadata = Some(self.small(&mut part, "metadata").await?),
                 "filename" => found.filename = self.text(&mut part, "filename").await?,
                 "type" => found.kind = self.text(&mut part, "type").await?,
-                _ => while self.piece(&mut part, &name).await?.is_some() {},
+                _ => match metadata_key(&name) {
+                    Some(key) => {
+                        let value = self.text(&mut part, &name).await?.unwrap_or_default();
+                        found.entry(key, value)?;
+                    }
+                    None => while self.piece(&mut part, &name).await?.is_some() {},
+                },
             }
             before = Some(name);
         }
@@ -136,7 +145,22 @@ impl Form {
     }
 }
 
+/// `key` of a part named `metadata[key]`.
+fn metadata_key(name: &str) -> Option<&str> {
+    name.strip_prefix("metadata[")?.strip_suffix(']').filter(|key| !key.is_empty() && !key.contains(['[', ']']))
+}
+
 impl Found {
+    /// Keeps one entry of the metadata, of which all together are no longer than one text.
+    fn entry(&mut self, key: &str, value: String) -> Result<(), Problem> {
+        self.entry_bytes += key.len() + value.len();
+        if self.entry_bytes > TEXT_LIMIT {
+            return Err(Problem::invalid(vec![too_long("metadata", TEXT_LIMIT)]));
+        }
+        self.entries.insert(key.to_string(), value.into());
+        Ok(())
+    }
+
     /// What the parts say, or everything that is wrong with them.
     fn checked(self) -> Result<(Incoming, Description), Problem> {
         let mut errors = Vec::new();
@@ -155,7 +179,7 @@ impl Found {
         }
         let content_type = self.kind.or(self.part_type).filter(is_type).unwrap_or_else(|| UNKNOWN_TYPE.to_string());
         let metadata = match self.metadata.as_deref().map(<[u8]>::trim_ascii) {
-            None | Some([]) => Value::Object(Default::default()),
+            None | Some([]) => Value::Object(self.entries),
             Some(json) => serde_json::from_slice(json).unwrap_or_else(|_| {
                 errors.push(format_error("metadata", "json"));
                 Value::Object(Default::default())
