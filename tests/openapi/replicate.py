@@ -94,7 +94,7 @@ class Check:
                 self.wrong.append(f"{where}: the document has no such status")
             return answer
         for kind, media in documented.get("content", {}).items():
-            body = answer.json() if kind == "application/json" else answer.text
+            body = answer.json() if kind in ("application/json", "application/problem+json") else answer.text
             schema = {**media.get("schema", {}), "components": self.document["components"]}
             validator = jsonschema.Draft202012Validator(schema, format_checker=self.formats)
             for error in validator.iter_errors(body):

@@ -137,7 +137,6 @@ async fn a_token_is_all_that_is_needed_and_nothing_less() {
     let unknown = tokens.token(Purpose::Stream, "nobody");
     for path in [
         format!("/v1/files/{forged}"),
-        format!("/v1/files/{token}"),
         format!("/v1/files/{unknown}"),
         format!("/previews/{stream}"),
         "/v1/files/stream-".to_string(),
@@ -145,6 +144,8 @@ async fn a_token_is_all_that_is_needed_and_nothing_less() {
     ] {
         assert_eq!(stage.get(&path).send().await.unwrap().status(), 404, "{path}");
     }
+    // What is no stream is a file, and files want a key.
+    assert_eq!(stage.get(&format!("/v1/files/{token}")).send().await.unwrap().status(), 401);
     stage.stop().await;
 }
 
