@@ -4,7 +4,8 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ring::hmac;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
 
 const PREFIX: &str = "whsec_";
 
@@ -15,7 +16,8 @@ const LENGTH: usize = 24;
 #[derive(Clone)]
 pub struct Secret {
     text: String,
-    key: hmac::Key,
+    /// With the key and nothing else in it.
+    mac: Hmac<Sha256>,
 }
 
 /// Why there is no key.
@@ -39,7 +41,8 @@ impl Secret {
     pub fn parse(text: &str) -> Result<Secret, SecretError> {
         let bytes = text.strip_prefix(PREFIX).and_then(|base64| STANDARD.decode(base64).ok());
         let bytes = bytes.filter(|bytes| !bytes.is_empty()).ok_or(SecretError::Malformed)?;
-        Ok(Secret { text: text.to_string(), key: hmac::Key::new(hmac::HMAC_SHA256, &bytes) })
+        let mac = Hmac::new_from_slice(&bytes).map_err(|_| SecretError::Malformed)?;
+        Ok(Secret { text: text.to_string(), mac })
     }
 
     /// `whsec_…`, for those who check signatures.
@@ -49,10 +52,10 @@ impl Secret {
 
     /// The value of the `webhook-signature` header. `timestamp` is in seconds since 1970.
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
-        let mut context = hmac::Context::with_key(&self.key);
-        context.update(format!("{id}.{timestamp}.").as_bytes());
-        context.update(body);
-        format!("v1,{}", STANDARD.encode(context.sign()))
+        let mut mac = self.mac.clone();
+        mac.update(format!("{id}.{timestamp}.").as_bytes());
+        mac.update(body);
+        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
     }
 }
 

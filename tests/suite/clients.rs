@@ -161,7 +161,7 @@ fn expected(checks: &[&[&str]]) -> BTreeSet<String> {
         true => OVER_BASES.iter().map(|base| name.replace("{base}", base)).collect(),
         false => vec![name.to_string()],
     };
-    checks.iter().flat_map(|names| names.iter()).flat_map(|name| each(name)).collect()
+    checks.iter().flat_map(|names| names.iter()).flat_map(each).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -50,7 +50,7 @@ SIDE = [  # (height, width), batch, share early, share late
 ]
 SIDE_WEIGHT = 0.8
 FIGURE_WEIGHT = 6.0  # figures are a tenth of the picture, so they and what is around them count for more, until the polish
-POLISH_FROM = 0.88  # of the schedule: from then on all counts alike, and the clean timesteps for more
+POLISH_FROM = 0.95  # of the schedule: from then on all counts alike, and the clean timesteps for more
 
 
 class Pool:
